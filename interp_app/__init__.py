@@ -1,0 +1,1 @@
+"""The dashboard: models, prompt sets and runs of a lab, served by Django."""

@@ -1,0 +1,1 @@
+"""What experiments run on: the models the lab allows, and prompt sets with their immutable versions."""

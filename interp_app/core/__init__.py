@@ -1,0 +1,1 @@
+"""What every app shares: people, ids, visibility, tokens, audit, errors, pagination, health."""

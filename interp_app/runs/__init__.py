@@ -1,0 +1,1 @@
+"""Runs: experiments as rows with states, a claim, an event log, tiles and artifacts."""

@@ -1,0 +1,131 @@
+"""Settings shared by every mode. All environment variables are read here, each under the prefix PATCHBAY_."""
+
+from pathlib import Path
+from typing import Any
+
+import environ
+from csp.constants import NONE, SELF
+
+BASE_DIR = Path(__file__).resolve().parents[2]
+env = environ.Env()
+
+DATA_DIR = Path(env.str("PATCHBAY_DATA_DIR", default=str(BASE_DIR / "var"))).resolve()
+PUBLIC_URL = env.str("PATCHBAY_PUBLIC_URL", default="http://localhost:8000")
+DEBUG = False
+ALLOWED_HOSTS: list[str] = env.list("PATCHBAY_ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
+
+# -- what runs are computed on ------------------------------------------------------------------------------------
+MODEL_ROOTS: dict[str, Path] = {
+    "builtin": BASE_DIR / "tracing" / "demo",
+    **{alias: Path(path) for alias, path in env.dict("PATCHBAY_MODEL_ROOTS", default={}).items()},
+}
+"""Alias → folder. A model's location is `<alias>/<folder>`; nothing outside these roots is ever opened."""
+ARTIFACTS_DIR = Path(env.str("PATCHBAY_ARTIFACTS_DIR", default=str(DATA_DIR / "artifacts")))
+RUN_LEASE_SECONDS = env.float("PATCHBAY_RUN_LEASE_SECONDS", default=30.0)
+RUN_HEARTBEAT_SECONDS = env.float("PATCHBAY_RUN_HEARTBEAT_SECONDS", default=5.0)
+RUN_MAX_LOSSES = 3
+RUN_REAP_SECONDS = env.float("PATCHBAY_RUN_REAP_SECONDS", default=10.0)
+MODEL_CACHE_BYTES = env.int("PATCHBAY_MODEL_CACHE_BYTES", default=4 * 2**30)
+DEVICE = env.str("PATCHBAY_DEVICE", default="auto")
+QUOTA_QUEUED_RUNS = env.int("PATCHBAY_QUOTA_QUEUED_RUNS", default=50)
+QUOTA_RUNNING_RUNS = env.int("PATCHBAY_QUOTA_RUNNING_RUNS", default=2)
+
+# -- Django ---------------------------------------------------------------------------------------------------------
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "whitenoise.runserver_nostatic",
+    "django.contrib.staticfiles",
+    "channels",
+    "csp",
+    "django_filters",
+    "django_vite",
+    "drf_spectacular",
+    "rest_framework",
+    "interp_app.core",
+    "interp_app.catalog",
+    "interp_app.runs",
+    "interp_app.web",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "csp.middleware.CSPMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+ROOT_URLCONF = "interp_app.urls"
+ASGI_APPLICATION = "interp_app.asgi.application"
+AUTH_USER_MODEL = "core.User"
+LOGIN_URL = "web:login"
+LOGIN_REDIRECT_URL = "web:start"
+LOGOUT_REDIRECT_URL = "web:start"
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 10}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+TEMPLATES: list[dict[str, Any]] = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+LANGUAGE_CODE = "en"
+TIME_ZONE = "UTC"
+USE_I18N = False
+USE_TZ = True
+DATA_UPLOAD_MAX_MEMORY_SIZE = 6 * 2**20
+DATA_UPLOAD_MAX_NUMBER_FIELDS = 2000
+
+# -- files of the browser -------------------------------------------------------------------------------------------
+STATIC_URL = "/static/"
+STATIC_ROOT = BASE_DIR / "staticfiles"
+STATICFILES_DIRS = [BASE_DIR / "frontend" / "dist"]
+DJANGO_VITE = {"default": {"dev_mode": False, "manifest_path": BASE_DIR / "frontend" / "dist" / "manifest.json"}}
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},
+}
+
+# -- API --------------------------------------------------------------------------------------------------------------
+REST_FRAMEWORK: dict[str, Any] = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["rest_framework.authentication.SessionAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticatedOrReadOnly"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",
+}
+SPECTACULAR_SETTINGS = {"TITLE": "Patchbay", "VERSION": "1.0.0", "SERVE_INCLUDE_SCHEMA": False}
+
+# -- security -----------------------------------------------------------------------------------------------------------
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": [SELF],
+        "img-src": [SELF, "data:", "blob:"],
+        "object-src": [NONE],
+        "base-uri": [SELF],
+        "frame-ancestors": [NONE],
+        "form-action": [SELF],
+    }
+}
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = "Lax"
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"

@@ -1,0 +1,20 @@
+"""One researcher's machine: SQLite, files on disk, one web process and one worker child, no broker."""
+
+from interp_app.settings.base import *  # noqa: F403
+from interp_app.settings.base import DATA_DIR
+from interp_app.settings.secret import local_secret_key
+
+MODE = "embedded"
+SECRET_KEY = local_secret_key(DATA_DIR / "secret-key")
+DATABASES = {
+    "default": {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": DATA_DIR / "patchbay.sqlite3",
+        "OPTIONS": {
+            "transaction_mode": "IMMEDIATE",
+            "timeout": 20,
+            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA busy_timeout=20000;",
+        },
+    }
+}
+CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}

@@ -1,0 +1,65 @@
+"""The errors a user of `tracing` sees: each says what was wrong with which input, and what to do about it.
+
+`code` is stable and meant for programs (API problem types, a run's failure code); `str(error)` is meant for people.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+
+class TracingError(Exception):
+    """Base of every error raised on purpose by this library."""
+
+    code: ClassVar[str] = "tracing_error"
+
+    def __init__(self, message: str, *, remedy: str = "", where: Mapping[str, object] | None = None) -> None:
+        """`where` holds machine-readable facts about the faulty input (pair number, site, sizes)."""
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+        self.where: dict[str, object] = dict(where or {})
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.remedy}".strip()
+
+
+class PromptError(TracingError):
+    """A prompt pair cannot be used: misaligned, empty, too long, or its answer is not one token."""
+
+    code = "prompt_invalid"
+
+
+class SiteError(TracingError):
+    """A site does not exist on this architecture, or lacks the axis asked for."""
+
+    code = "site_unknown"
+
+
+class ModelError(TracingError):
+    """A model folder is missing, has no safetensors weights, or belongs to no known family."""
+
+    code = "model_unavailable"
+
+
+class AdapterError(TracingError):
+    """A family adapter does not describe the model it was given: its numerical check failed."""
+
+    code = "adapter_check_failed"
+
+
+class MetricError(TracingError):
+    """A metric is unknown, or gave a value that is not a number."""
+
+    code = "metric_invalid"
+
+
+class SpecError(TracingError):
+    """An experiment's specification contradicts itself or the model it is meant for."""
+
+    code = "spec_invalid"
+
+
+class OutOfMemoryError(TracingError):
+    """The device's memory does not hold even the smallest batch."""
+
+    code = "out_of_memory"

@@ -1,0 +1,128 @@
+"""The one registry of methods: each is one file in this package, a pydantic spec and a generator of events.
+
+Forms, API schemas, the command line and the docs are all made from what is registered here. Nothing in this module,
+and nothing at module level in a method's file, imports torch: the web process validates specs with it.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from tracing.errors import SpecError
+from tracing.experiments.events import Event, Tile
+from tracing.prompts import PromptPair
+
+if TYPE_CHECKING:
+    from tracing.models import LanguageModel
+
+
+class MethodSpec(BaseModel):
+    """Base of every method's parameters. Field titles, descriptions and `json_schema_extra` drive the form."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    seed: int = 0
+
+    def check_model(self, facts: "ModelFacts") -> None:
+        """Raise `SpecError` or `SiteError` where this spec cannot run on that model. Called before queueing."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What the catalog knows of a model without loading it (from its config.json)."""
+
+    family: str
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    d_model: int
+    d_head: int
+    d_mlp: int
+    vocab_size: int
+    max_positions: int
+    n_params: int
+
+
+@dataclass(frozen=True, slots=True)
+class PromptFacts:
+    """Sizes of a tokenised prompt set: one length a pair, in tokens."""
+
+    lengths: tuple[int, ...]
+
+    @property
+    def pairs(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def max_length(self) -> int:
+        return max(self.lengths, default=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a run would take: `cells` to fill, multiply-adds ×2 (`flops`), and the same for one forward a cell."""
+
+    cells: int
+    flops: float
+    naive_flops: float
+
+
+class RunContext(Protocol):
+    """What the worker hands to a running method."""
+
+    def should_stop(self) -> bool:
+        """True once the user cancelled or the claim was lost: stop between two batches."""
+        ...
+
+    def stored_tiles(self, panel: int) -> Sequence[Tile]:
+        """Tiles an earlier attempt of this run stored: they need not be computed again."""
+        ...
+
+    def save_array(self, name: str, array: NDArray[np.generic]) -> None:
+        """Keep an extra array with the run's artifacts."""
+        ...
+
+
+Runner = Callable[[Any, "LanguageModel", Sequence[PromptPair], RunContext], Iterator[Event]]
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A registered method: its name in URLs and specs, its texts, its spec and its generator."""
+
+    name: str
+    title: str
+    summary: str
+    help: str
+    spec: type[MethodSpec]
+    run: Runner
+    cost: Callable[[Any, ModelFacts, PromptFacts], Cost]
+
+
+_METHODS: dict[str, Method] = {}
+
+
+def register(method: Method) -> Method:
+    """Add a method; a name can be taken once."""
+    if method.name in _METHODS:
+        raise ValueError(f"A method named {method.name!r} is already registered.")
+    _METHODS[method.name] = method
+    return method
+
+
+def get(name: str) -> Method:
+    """The method of that name; `SpecError` lists the known names otherwise."""
+    try:
+        return _METHODS[name]
+    except KeyError:
+        known = ", ".join(sorted(_METHODS))
+        raise SpecError(f"There is no method named {name!r}.", remedy=f"Known methods: {known}.") from None
+
+
+def methods() -> tuple[Method, ...]:
+    """All registered methods, by name."""
+    return tuple(_METHODS[name] for name in sorted(_METHODS))

@@ -1,0 +1,182 @@
+"""Prompt pairs, their tokenisation, and whether clean and corrupted line up token by token.
+
+A pair has a clean prompt, a corrupted prompt, the answer the clean one asks for and a foil (the answer the corrupted
+one asks for). Position-wise patching is meaningful only where both prompts have the same number of tokens; `check`
+reports every pair that cannot be used, with both tokenisations and the first difference.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, field_validator
+
+from tracing.errors import PromptError
+from tracing.tokens import Tokens
+
+
+class PromptPair(BaseModel):
+    """One clean/corrupted pair as a user writes it. Several answers or foils are allowed; each must be one token."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    clean: str
+    corrupted: str
+    answer: tuple[str, ...]
+    foil: tuple[str, ...] = ()
+    label: str = ""
+
+    @field_validator("answer", "foil", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedPair:
+    """A pair as the model sees it. `differs[t]` is True where clean and corrupted tokens differ."""
+
+    number: int
+    clean_ids: tuple[int, ...]
+    corrupted_ids: tuple[int, ...]
+    clean_tokens: tuple[str, ...]
+    corrupted_tokens: tuple[str, ...]
+    answer_ids: tuple[int, ...]
+    foil_ids: tuple[int, ...]
+
+    @property
+    def aligned(self) -> bool:
+        return len(self.clean_ids) == len(self.corrupted_ids)
+
+    @property
+    def differs(self) -> tuple[bool, ...]:
+        return tuple(a != b for a, b in zip(self.clean_ids, self.corrupted_ids, strict=False))
+
+    @property
+    def length(self) -> int:
+        return len(self.clean_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class PairProblem:
+    """Why pair `number` (counted from 1) cannot be used: the field at fault, a sentence, and what to do."""
+
+    number: int
+    field: str
+    message: str
+    remedy: str
+
+
+def tokenize(pair: PromptPair, number: int, tokens: Tokens) -> TokenizedPair:
+    """Tokenise one pair without judging it. Answers of several tokens show up as several ids."""
+    clean, corrupted = tokens.encode(pair.clean), tokens.encode(pair.corrupted)
+    return TokenizedPair(
+        number=number,
+        clean_ids=tuple(clean),
+        corrupted_ids=tuple(corrupted),
+        clean_tokens=tuple(tokens.texts(clean)),
+        corrupted_tokens=tuple(tokens.texts(corrupted)),
+        answer_ids=tuple(i for text in pair.answer for i in tokens.encode(text, special=False)),
+        foil_ids=tuple(i for text in pair.foil for i in tokens.encode(text, special=False)),
+    )
+
+
+def check(pairs: Sequence[PromptPair], tokens: Tokens, max_positions: int) -> list[PairProblem]:
+    """Every reason why these pairs cannot be patched position by position; an empty list means all can."""
+    if not pairs:
+        return [PairProblem(0, "pairs", "The prompt set has no pairs.", "Add at least one clean/corrupted pair.")]
+    return [
+        problem
+        for number, pair in enumerate(pairs, start=1)
+        for problem in _problems(pair, number, tokens, max_positions)
+    ]
+
+
+def tokenize_all(pairs: Sequence[PromptPair], tokens: Tokens, max_positions: int) -> list[TokenizedPair]:
+    """Tokenise pairs for a run. Raises `PromptError` naming the first unusable pair (and how many there are)."""
+    problems = check(pairs, tokens, max_positions)
+    if problems:
+        first = problems[0]
+        more = f" ({len(problems) - 1} more problems follow.)" if len(problems) > 1 else ""
+        raise PromptError(
+            first.message + more, remedy=first.remedy, where={"pair": first.number, "field": first.field}
+        )
+    return [tokenize(pair, number, tokens) for number, pair in enumerate(pairs, start=1)]
+
+
+def _problems(pair: PromptPair, number: int, tokens: Tokens, max_positions: int) -> list[PairProblem]:
+    found = [
+        PairProblem(number, name, f"Pair {number}: the {name} prompt is empty.", "Write a prompt, or delete the pair.")
+        for name, text in (("clean", pair.clean), ("corrupted", pair.corrupted))
+        if not text.strip()
+    ]
+    if found:
+        return found
+    seen = tokenize(pair, number, tokens)
+    return [
+        *_length_problems(seen, max_positions),
+        *_word_problems(pair, number, tokens),
+        *_alignment_problems(seen),
+    ]
+
+
+def _length_problems(seen: TokenizedPair, max_positions: int) -> list[PairProblem]:
+    return [
+        PairProblem(
+            seen.number,
+            name,
+            f"Pair {seen.number}: the {name} prompt has {len(ids)} tokens, the model reads at most {max_positions}.",
+            f"Shorten it by {len(ids) - max_positions} tokens.",
+        )
+        for name, ids in (("clean", seen.clean_ids), ("corrupted", seen.corrupted_ids))
+        if len(ids) > max_positions
+    ]
+
+
+def _word_problems(pair: PromptPair, number: int, tokens: Tokens) -> list[PairProblem]:
+    problems = []
+    if not pair.answer:
+        problems.append(
+            PairProblem(number, "answer", f"Pair {number}: there is no answer.", "Give the token the clean prompt asks for.")
+        )
+    for name, texts in (("answer", pair.answer), ("foil", pair.foil)):
+        for text in texts:
+            ids = tokens.encode(text, special=False)
+            if len(ids) != 1:
+                pieces = " | ".join(repr(piece) for piece in tokens.texts(ids)) or "nothing"
+                hint = "" if text.startswith(" ") else " A leading space often makes a word one token."
+                problems.append(
+                    PairProblem(
+                        number,
+                        name,
+                        f"Pair {number}: the {name} {text!r} is {len(ids)} tokens ({pieces}), it must be exactly one.",
+                        f"Choose a word this tokenizer knows as one token.{hint}",
+                    )
+                )
+    return problems
+
+
+def _alignment_problems(seen: TokenizedPair) -> list[PairProblem]:
+    if not seen.aligned:
+        where = next((t for t, differs in enumerate(seen.differs) if differs), min(seen.length, len(seen.corrupted_ids)))
+        clean = seen.clean_tokens[where] if where < seen.length else "end of prompt"
+        corrupted = seen.corrupted_tokens[where] if where < len(seen.corrupted_ids) else "end of prompt"
+        return [
+            PairProblem(
+                seen.number,
+                "corrupted",
+                f"Pair {seen.number}: clean has {seen.length} tokens, corrupted has {len(seen.corrupted_ids)}; "
+                f"they first differ at position {where} ({clean!r} against {corrupted!r}).",
+                "Replace words by words of the same number of tokens.",
+            )
+        ]
+    if not any(seen.differs):
+        return [
+            PairProblem(
+                seen.number,
+                "corrupted",
+                f"Pair {seen.number}: clean and corrupted are the same tokens, so there is nothing to patch.",
+                "Change at least one token in the corrupted prompt.",
+            )
+        ]
+    return []
