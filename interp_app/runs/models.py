@@ -6,6 +6,8 @@ Invariants, kept by `claims`, `events` and `services` and by the constraints bel
 - `RunEvent.seq` of a run is 1, 2, 3 … without gaps, and `Run.last_seq` is the last one written.
 """
 
+import uuid
+
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
@@ -115,6 +117,7 @@ class Run(models.Model):
         indexes = (
             models.Index(fields=("-created_at", "-id"), name="run_newest"),
             models.Index(fields=("owner", "-created_at"), name="run_owner_newest"),
+            models.Index(fields=("owner", "-started_at"), name="run_owner_served"),
             models.Index(fields=("status", "-created_at"), name="run_status_newest"),
             models.Index(fields=("model", "-created_at"), name="run_model_newest"),
             models.Index(fields=("status", "queued_at"), name="run_queue"),
@@ -132,6 +135,16 @@ class Run(models.Model):
 
     def __str__(self) -> str:
         return self.title
+
+    @property
+    def source(self) -> "Run":
+        """The run whose log, tiles and artifacts show this run's results: itself, or the one it was answered from."""
+        return self.reused_from or self
+
+    @property
+    def source_id(self) -> uuid.UUID:
+        """`source.pk` without a query."""
+        return self.reused_from_id or self.pk
 
 
 class RunEvent(models.Model):

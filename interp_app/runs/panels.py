@@ -1,47 +1,90 @@
-"""A run's panels put together from its tiles: what a page shows first, a file download holds and a snapshot sends.
+"""Panels put together from stored tiles: what a late viewer, a download or a resumed run starts from.
 
-Invariant: a cell holds the value of the newest tile that covers it, bit for bit; every other cell is `frames.UNKNOWN`.
+Values are little-endian float32 `[planes, rows, columns]`. A cell nobody computed is the quiet NaN 0x7FC00000; a cell
+that was computed and is not a number is 0x7FC00001, so that a figure can tell the two apart.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
 
-from interp_app.runs.frames import Values, mark_computed, tile_values, unknown_panel
+import numpy as np
+from numpy.typing import NDArray
+
+from interp_app.runs.models import Run, RunEvent, Tile
+
+UNKNOWN: Final = np.uint32(0x7FC00000)
+NOT_A_NUMBER: Final = np.uint32(0x7FC00001)
 
 
-class TileRow(Protocol):
-    """The columns of `models.Tile` that merging reads."""
+@dataclass(frozen=True, slots=True)
+class Panels:
+    """The panels a run opened, and the event number up to which they and their values hold."""
+
+    seq: int
+    panels: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PanelValues:
+    """One panel and its values as raw words `[planes, rows, columns]` (uint32, so that no NaN loses its payload)."""
+
+    seq: int
+    panel: dict[str, Any]
+    words: NDArray[np.uint32]
 
     @property
-    def r0(self) -> int: ...
-    @property
-    def c0(self) -> int: ...
-    @property
-    def nr(self) -> int: ...
-    @property
-    def nc(self) -> int: ...
-    @property
-    def planes(self) -> int: ...
-    @property
-    def values(self) -> bytes | memoryview: ...
+    def values(self) -> NDArray[np.float32]:
+        """The same memory as float32."""
+        return self.words.view(np.float32)
+
+    def to_bytes(self) -> bytes:
+        """Little-endian float32, row-major."""
+        return self.words.astype("<u4", copy=False).tobytes()
 
 
-def panel_shape(payload: Mapping[str, Any]) -> tuple[int, int, int]:
-    """`(planes, rows, columns)` of the payload of a `panel` event."""
-    return len(payload["quantities"]), len(payload["rows"]["ticks"]), len(payload["columns"]["ticks"])
+def panels_of(run_id: uuid.UUID) -> Panels:
+    """The newest announcement of each panel, by index. Give `run.source_id`."""
+    seq = Run.objects.values_list("last_seq", flat=True).get(pk=run_id)
+    return Panels(seq, _panels_until(run_id, seq))
 
 
-def merge_tiles(shape: tuple[int, int, int], tiles: Iterable[TileRow]) -> Values:
-    """One panel `[planes, rows, columns]` from its tiles, oldest first.
+def panel_values(run_id: uuid.UUID, index: int) -> PanelValues | None:
+    """Panel `index` with every tile stored up to its `seq`; None where no such panel was opened."""
+    return next(iter(all_values(run_id, only=index)), None)
 
-    Cells without a tile are `frames.UNKNOWN`, computed values that are not a number `frames.COMPUTED_NAN`.
-    Raises `ValueError` for a tile that reaches outside of the panel.
-    """
-    merged = unknown_panel(*shape)
+
+def all_values(run_id: uuid.UUID, *, only: int | None = None) -> list[PanelValues]:
+    """Every panel with its values, all as of one event number. Give `run.source_id`."""
+    state = panels_of(run_id)
+    wanted = [panel for panel in state.panels if only is None or panel["index"] == only]
+    rows = Tile.objects.filter(run_id=run_id, seq__lte=state.seq, panel__in=[panel["index"] for panel in wanted])
+    tiles = list(rows.defer("examples").order_by("seq")) if wanted else []
+    return [
+        PanelValues(state.seq, panel, assemble(panel, (tile for tile in tiles if tile.panel == panel["index"])))
+        for panel in wanted
+    ]
+
+
+def assemble(panel: dict[str, Any], tiles: Iterable[Tile]) -> NDArray[np.uint32]:
+    """The words of one panel from its tiles; a later tile covers an earlier one."""
+    shape = (len(panel["quantities"]), len(panel["rows"]["ticks"]), len(panel["columns"]["ticks"]))
+    words = np.full(shape, UNKNOWN, dtype=np.uint32)
     for tile in tiles:
-        values = tile_values(bytes(tile.values), planes=tile.planes, nr=tile.nr, nc=tile.nc)
-        target = merged[:, tile.r0 : tile.r0 + tile.nr, tile.c0 : tile.c0 + tile.nc]
-        if target.shape != values.shape:
-            raise ValueError(f"a tile {values.shape} at {tile.r0},{tile.c0} does not fit a panel {shape}")
-        target[...] = mark_computed(values)
-    return merged
+        values = tile_values(tile)
+        block = np.where(np.isnan(values), NOT_A_NUMBER, values.view(np.uint32))
+        words[:, tile.r0 : tile.r0 + tile.nr, tile.c0 : tile.c0 + tile.nc] = block
+    return words
+
+
+def tile_values(tile: Tile) -> NDArray[np.float32]:
+    """A stored tile's values `[planes, rows, columns]`."""
+    flat = np.frombuffer(bytes(tile.values), dtype="<f4").astype(np.float32, copy=False)
+    return flat.reshape(tile.planes, tile.nr, tile.nc)
+
+
+def _panels_until(run_id: uuid.UUID, seq: int) -> list[dict[str, Any]]:
+    events = RunEvent.objects.filter(run_id=run_id, kind="panel", seq__lte=seq).order_by("seq")
+    newest = {event.payload["index"]: event.payload for event in events}
+    return [newest[index] for index in sorted(newest)]

@@ -24,9 +24,13 @@ ARTIFACTS_DIR = Path(env.str("PATCHBAY_ARTIFACTS_DIR", default=str(DATA_DIR / "a
 RUN_LEASE_SECONDS = env.float("PATCHBAY_RUN_LEASE_SECONDS", default=30.0)
 RUN_HEARTBEAT_SECONDS = env.float("PATCHBAY_RUN_HEARTBEAT_SECONDS", default=5.0)
 RUN_MAX_LOSSES = 3
+FEED_POLL_SECONDS = env.float("PATCHBAY_FEED_POLL_SECONDS", default=2.0)
+"""How long a live page waits at most for news where no bell came. Embedded mode has no bells, so it looks more often."""
 RUN_REAP_SECONDS = env.float("PATCHBAY_RUN_REAP_SECONDS", default=10.0)
 MODEL_CACHE_BYTES = env.int("PATCHBAY_MODEL_CACHE_BYTES", default=4 * 2**30)
 DEVICE = env.str("PATCHBAY_DEVICE", default="auto")
+BROKER_URL = ""
+"""Set in services mode: where wake-ups go. Empty: workers poll the queue."""
 QUOTA_QUEUED_RUNS = env.int("PATCHBAY_QUOTA_QUEUED_RUNS", default=50)
 QUOTA_RUNNING_RUNS = env.int("PATCHBAY_QUOTA_RUNNING_RUNS", default=2)
 
@@ -108,10 +112,34 @@ REST_FRAMEWORK: dict[str, Any] = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["rest_framework.authentication.SessionAuthentication"],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticatedOrReadOnly"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "interp_app.core.problems.handle",
     "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",
 }
-SPECTACULAR_SETTINGS = {"TITLE": "Patchbay", "VERSION": "1.0.0", "SERVE_INCLUDE_SCHEMA": False}
+"""Defaults for views of others; the API's own views stand on `interp_app.core.api.ApiView`, which names its classes."""
+API_RATES: dict[str, str | None] = {
+    "anon": env.str("PATCHBAY_RATE_ANON", default="60/min"),
+    "user": env.str("PATCHBAY_RATE_USER", default="600/min"),
+    "events": env.str("PATCHBAY_RATE_EVENTS", default="1200/min"),
+}
+API_MAX_BODY_BYTES = 6 * 2**20
+METRICS_ALLOWED: list[str] = env.list("PATCHBAY_METRICS_ALLOWED", default=["127.0.0.0/8", "::1/128"])
+"""Networks that may read /metrics over a direct connection; administrators always may."""
+SPECTACULAR_SETTINGS: dict[str, Any] = {
+    "TITLE": "Patchbay",
+    "VERSION": "1.0.0",
+    "DESCRIPTION": (
+        "Models, prompt sets and runs of a lab. Sign in with a session (send the CSRF cookie as X-CSRFToken) or with "
+        "`Authorization: Bearer pbt_<key>.<secret>`. Errors are `application/problem+json`; what one may not see is "
+        "404. Lists are pages of {next, previous, results}."
+    ),
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SCHEMA_PATH_PREFIX": "/api/v1",
+    "COMPONENT_SPLIT_REQUEST": True,
+    "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
+    "POSTPROCESSING_HOOKS": ["interp_app.core.openapi.finish", "drf_spectacular.hooks.postprocess_schema_enums"],
+}
 
 # -- security -----------------------------------------------------------------------------------------------------------
 CONTENT_SECURITY_POLICY = {

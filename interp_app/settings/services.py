@@ -13,6 +13,7 @@ DATABASES = {
     }
 }
 REDIS_URL = env.str("PATCHBAY_REDIS_URL")
+BROKER_URL = REDIS_URL
 CHANNEL_LAYERS = {
     "default": {"BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer", "CONFIG": {"hosts": [REDIS_URL]}}
 }

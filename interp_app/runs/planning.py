@@ -1,0 +1,94 @@
+"""From what a user asked to what will run: the spec checked and normalised, its hash, and what it costs.
+
+Submitting and previewing share this, so a preview never promises what a submission refuses.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from interp_app.catalog import selectors as catalog
+from interp_app.catalog.models import ModelSource, PromptSetVersion
+from interp_app.core.canonical import sha256_of
+from interp_app.core.errors import ServiceError
+from tracing import ENGINE, experiments
+from tracing.errors import PromptError, TracingError
+from tracing.experiments.registry import Cost, Method, MethodSpec, PromptFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A checked request: `normalised` is the spec as stored, `spec_hash` what identical requests share."""
+
+    method: Method
+    spec: MethodSpec
+    normalised: dict[str, Any]
+    spec_hash: str
+    cost: Cost
+    prompts: PromptFacts
+
+
+def plan(*, model: ModelSource, prompts: PromptSetVersion, method: str, params: Mapping[str, Any]) -> Plan:
+    """Check a request against its method, model and prompts. Raises `ServiceError` with the faulty fields."""
+    found = find_method(method)
+    spec = parse_spec(found, params)
+    if not model.allowed:
+        message = f"The model {model.title} is no longer allowed."
+        raise ServiceError("model_unavailable", message, "Choose another model.", fields={"model": [message]})
+    facts = catalog.facts_of(model)
+    try:
+        spec.check_model(facts)
+    except TracingError as error:
+        raise ServiceError.from_tracing(error, field="params") from error
+    sizes = catalog.usable_prompts(model, prompts)
+    try:
+        spec.check_pairs(catalog.pairs_of(prompts))
+        cost = found.cost(spec, facts, sizes)
+    except TracingError as error:
+        field = "prompts" if isinstance(error, PromptError) else "params"
+        raise ServiceError.from_tracing(error, field=field) from error
+    normalised = spec.model_dump(mode="json")
+    return Plan(found, spec, normalised, spec_hash(found.name, normalised, model, prompts), cost, sizes)
+
+
+def find_method(name: str) -> Method:
+    """The registered method of that name. Raises `ServiceError`."""
+    try:
+        return experiments.get(name)
+    except TracingError as error:
+        raise ServiceError.from_tracing(error, field="method") from error
+
+
+def parse_spec(method: Method, params: Mapping[str, Any]) -> MethodSpec:
+    """The method's spec from a user's parameters, defaults filled in. Raises `ServiceError` with one entry a field."""
+    try:
+        return method.spec.model_validate(dict(params))
+    except ValidationError as error:
+        fields: dict[str, list[str]] = {}
+        for problem in error.errors(include_url=False, include_input=False, include_context=False):
+            name = ".".join(["params", *(str(part) for part in problem["loc"][:1])])
+            text = problem["msg"].removeprefix("Value error, ")
+            fields.setdefault(name, []).append(text)
+        name, texts = next(iter(fields.items()))
+        raise ServiceError(
+            "spec_invalid",
+            f"The parameters do not fit {method.title}: {name.removeprefix('params.')}: {texts[0]}",
+            "Correct the marked fields.",
+            fields=fields,
+        ) from error
+
+
+def spec_hash(method: str, normalised: Mapping[str, Any], model: ModelSource, prompts: PromptSetVersion) -> str:
+    """What two runs share exactly when they must give the same numbers."""
+    return sha256_of(
+        {
+            "method": method,
+            "spec": normalised,
+            "weights": model.weights_sha256,
+            "tokenizer": model.tokenizer_sha256,
+            "prompts": prompts.sha256,
+            "engine": ENGINE,
+        }
+    )
