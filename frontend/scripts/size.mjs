@@ -1,0 +1,30 @@
+/** Gate: the script a page loads (entry, one island and everything both import) is at most 60 kB gzipped. */
+import { readFileSync } from 'node:fs';
+import { gzipSync } from 'node:zlib';
+
+const LIMIT_KB = 60;
+const manifest = JSON.parse(readFileSync('dist/manifest.json', 'utf8'));
+
+function closure(key, seen = new Set()) {
+  if (seen.has(key)) return seen;
+  seen.add(key);
+  for (const next of manifest[key].imports ?? []) closure(next, seen);
+  return seen;
+}
+
+const gzipped = (key) => gzipSync(readFileSync(`dist/${manifest[key].file}`), { level: 9 }).length / 1000;
+const entry = 'src/main.ts';
+let worst = 0;
+for (const island of manifest[entry].dynamicImports ?? []) {
+  const keys = closure(island, closure(entry));
+  const total = [...keys].reduce((sum, key) => sum + gzipped(key), 0);
+  worst = Math.max(worst, total);
+  console.log(`${total.toFixed(1).padStart(6)} kB gz  ${island}  (${keys.size} files)`);
+}
+for (const css of manifest[entry].css ?? []) {
+  console.log(`${(gzipSync(readFileSync(`dist/${css}`)).length / 1000).toFixed(1).padStart(6)} kB gz  ${css}`);
+}
+if (worst > LIMIT_KB) {
+  console.error(`A page loads ${worst.toFixed(1)} kB of gzipped script; the limit is ${LIMIT_KB} kB.`);
+  process.exit(1);
+}

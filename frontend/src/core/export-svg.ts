@@ -1,0 +1,167 @@
+/**
+ * A heatmap as a vector SVG for papers: cells as rectangles, text as text, axes, legend, caption and permalink.
+ * Built as a string with every text escaped; colours come from the same table as on screen, on a white page.
+ */
+import { colourOf, type Lut } from './colour';
+import { type FigureSource } from './export-text';
+import { number, tick } from './format';
+import { type Geometry, xOf, yOf } from './heat-layout';
+import type { Quantity } from './types';
+
+export interface SvgInput extends FigureSource {
+  plane: number;
+  lut: Lut;
+  domain: readonly [number, number];
+  geometry: Geometry;
+}
+
+const SANS = 'Helvetica, Arial, sans-serif';
+const MONO = 'Menlo, Consolas, monospace';
+const TEXT = '#1a2230';
+const MUTED = '#566173';
+const ACCENT = '#1f5fbf';
+const CAPTION = 44;
+const LEGEND = 74;
+
+export function escapeXml(text: string): string {
+  const entities: Record<string, string> = { '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;', "'": '&#39;' };
+  // Characters XML 1.0 cannot hold at all are dropped; token labels have them escaped as U+… already.
+  // eslint-disable-next-line no-control-regex
+  return text.replace(/[\u0000-\u0008\u000b\u000c\u000e-\u001f\ufffe\uffff]/gu, '').replace(/[&<>"']/gu, (c) => entities[c] ?? c);
+}
+
+interface TextStyle {
+  size?: number;
+  fill?: string;
+  anchor?: 'start' | 'middle' | 'end';
+  family?: string;
+  weight?: number;
+  transform?: string;
+}
+
+function text(x: number, y: number, content: string, style: TextStyle = {}): string {
+  const { size = 12, fill = TEXT, anchor = 'start', family = SANS, weight, transform } = style;
+  const extra = (weight ? ` font-weight="${weight}"` : '') + (transform ? ` transform="${transform}"` : '');
+  return `<text x="${round(x)}" y="${round(y)}" font-family="${family}" font-size="${size}" fill="${fill}" text-anchor="${anchor}" xml:space="preserve"${extra}>${escapeXml(content)}</text>`;
+}
+
+function round(value: number): string {
+  return String(Math.round(value * 100) / 100);
+}
+
+/** The geometry must be laid out without scrolling (`width` large enough for all its columns). */
+export function toSvg(input: SvgInput): string {
+  const { geometry: g, panel, run, permalink } = input;
+  const quantity = panel.quantities[input.plane]!;
+  const width = Math.max(420, g.plot.x + g.contentWidth + 20);
+  const height = CAPTION + g.height + LEGEND + 34;
+  const parts = [
+    `<svg xmlns="http://www.w3.org/2000/svg" width="${round(width)}" height="${round(height)}" viewBox="0 0 ${round(width)} ${round(height)}">`,
+    `<title>${escapeXml(`${run.title}: ${panel.title}, ${quantity.title}`)}</title>`,
+    `<desc>${escapeXml(describe(input))}</desc>`,
+    `<metadata>${escapeXml(JSON.stringify({ permalink, run: run.id, spec: run.spec, spec_hash: run.spec_hash, provenance: run.provenance }))}</metadata>`,
+    `<defs><pattern id="unknown" width="6" height="6" patternUnits="userSpaceOnUse"><rect width="6" height="6" fill="#f6f7f9"/><path d="M0 6 6 0" stroke="#c3cad4" stroke-width="1"/></pattern></defs>`,
+    `<rect width="100%" height="100%" fill="#ffffff"/>`,
+    text(2, 16, run.title, { size: 14, weight: 600 }),
+    text(2, 34, `${panel.title} · ${run.model.title} · ${run.prompts.title} v${run.prompts.version} (${run.prompts.pairs} pairs)`, { fill: MUTED }),
+    `<g transform="translate(0 ${CAPTION})">`,
+    ...cells(input),
+    ...rowLabels(input),
+    ...columnLabels(input),
+    '</g>',
+    `<g transform="translate(${round(g.plot.x)} ${round(CAPTION + g.height + 8)})">`,
+    ...legend(input, quantity),
+    '</g>',
+    text(2, height - 8, permalink, { size: 9, fill: MUTED }),
+    '</svg>',
+  ];
+  return `${parts.join('\n')}\n`;
+}
+
+function describe(input: SvgInput): string {
+  const { panel, store, plane, domain } = input;
+  const stats = store.stats(plane, domain);
+  const quantity = panel.quantities[plane]!;
+  const range = stats.count > 0 ? `values ${number(stats.min)} to ${number(stats.max)}` : 'no values yet';
+  return `${quantity.title}, ${store.done} of ${store.cells} cells, ${range}. Colours span ${tick(domain[0])} to ${tick(domain[1])}.`;
+}
+
+/** Runs of equal colour in a row are one rectangle: a large map stays a file one can open. */
+function cells(input: SvgInput): string[] {
+  const { geometry: g, store, plane, lut, domain } = input;
+  const out = [
+    `<rect x="${round(g.plot.x)}" y="${round(g.plot.y)}" width="${round(g.contentWidth)}" height="${round(g.plot.h)}" fill="url(#unknown)"/>`,
+    '<g shape-rendering="crispEdges">',
+  ];
+  const marks: string[] = [];
+  for (let r = g.view.r0; r < g.view.r1; r += 1) {
+    const y = yOf(g, r);
+    let start = g.view.c0;
+    let colour: string | null = null;
+    const close = (end: number): void => {
+      if (colour === null) return;
+      out.push(`<rect x="${round(xOf(g, start))}" y="${round(y)}" width="${round((end - start) * g.cellW)}" height="${round(g.cellH)}" fill="${colour}"/>`);
+    };
+    for (let c = g.view.c0; c < g.view.c1; c += 1) {
+      const value = store.read(plane, r, c);
+      const next = value === undefined ? null : Number.isNaN(value) ? '#8a93a3' : colourOf(lut, value, domain);
+      if (next !== colour) {
+        close(c);
+        start = c;
+        colour = next;
+      }
+      if (value !== undefined) marks.push(...mark(input, value, xOf(g, c) + g.cellW / 2, y + g.cellH / 2));
+    }
+    close(g.view.c1);
+  }
+  return [...out, '</g>', ...marks];
+}
+
+function mark({ domain, geometry: g }: SvgInput, value: number, x: number, y: number): string[] {
+  const clipped = value > domain[1] ? '▲' : value < domain[0] ? '▼' : Number.isNaN(value) ? '×' : '';
+  if (clipped === '' || g.cellW < 6) return [];
+  return [text(x, y + 3, clipped, { size: 8, anchor: 'middle', fill: '#ffffff' })];
+}
+
+function rowLabels({ geometry: g, panel }: SvgInput): string[] {
+  const labels = g.rowTicks.map((row) =>
+    text(g.plot.x - 8, yOf(g, row) + g.cellH / 2 + 4, panel.rows.ticks[row]?.label ?? String(row), { anchor: 'end', size: 11, fill: MUTED }),
+  );
+  return [text(2, g.plot.y - 10, panel.rows.title, { weight: 600, fill: MUTED }), ...labels];
+}
+
+function columnLabels({ geometry: g, panel }: SvgInput): string[] {
+  const base = g.plot.y + g.plot.h;
+  const flat = g.labelMode === 'flat';
+  const out = g.labels.flatMap((label) => {
+    const x = xOf(g, label.column) + g.cellW / 2;
+    const style: TextStyle = flat
+      ? { family: MONO, anchor: 'middle' }
+      : { family: MONO, anchor: 'end', transform: `rotate(-45 ${round(x + 4)} ${round(base + 16)})` };
+    const at = flat ? { x, y: base + 15 } : { x: x + 4, y: base + 18 };
+    const lines = [text(at.x, at.y, label.clean, { ...style, ...(label.differs ? { fill: ACCENT } : {}) })];
+    if (label.corrupted !== null) lines.push(text(at.x, at.y + 14, label.corrupted, { ...style, fill: MUTED }));
+    return lines;
+  });
+  out.push(text(g.plot.x + g.contentWidth, g.height - 6, panel.columns.title, { anchor: 'end', weight: 600, fill: MUTED }));
+  return out;
+}
+
+function legend({ lut, domain }: SvgInput, quantity: Quantity): string[] {
+  const width = 260;
+  const stops = Array.from({ length: 33 }, (_, i) => {
+    const value = domain[0] + ((domain[1] - domain[0]) * i) / 32;
+    return `<stop offset="${round((i / 32) * 100)}%" stop-color="${colourOf(lut, value, domain)}"/>`;
+  });
+  const at = (value: number): number => ((value - domain[0]) / (domain[1] - domain[0] || 1)) * width;
+  const ticks = [domain[0], (domain[0] + domain[1]) / 2, domain[1]];
+  const named = Object.entries(quantity.anchors).map(([value, name]) => `${tick(Number(value))} = ${name}`);
+  const unit = quantity.unit ? ` (${quantity.unit})` : '';
+  return [
+    `<defs><linearGradient id="scale">${stops.join('')}</linearGradient></defs>`,
+    text(0, 10, `${quantity.title}${unit}`, { size: 11, weight: 600 }),
+    `<rect x="0" y="16" width="${width}" height="12" fill="url(#scale)" stroke="#d5dae1"/>`,
+    ...ticks.map((value) => text(at(value), 41, tick(value), { size: 10, anchor: 'middle', fill: MUTED })),
+    text(0, 56, [...named, 'hatched = not computed'].join(' · '), { size: 10, fill: MUTED }),
+  ];
+}

@@ -1,0 +1,134 @@
+/** Shapes of what the server sends: the `/api/v1/` JSON and the payloads of a run's event log. */
+
+export interface Tick {
+  label: string;
+  corrupted: string | null;
+  differs: boolean;
+  varies: boolean;
+}
+
+export interface Axis {
+  name: string;
+  title: string;
+  ticks: Tick[];
+}
+
+export interface Quantity {
+  key: string;
+  title: string;
+  unit: string;
+  scale: 'diverging' | 'sequential';
+  domain: [number, number];
+  anchors: Record<string, string>;
+}
+
+/** A grid a run fills: rows × columns, one plane a quantity. */
+export interface PanelPayload {
+  index: number;
+  name: string;
+  title: string;
+  rows: Axis;
+  columns: Axis;
+  quantities: Quantity[];
+  facts: Record<string, unknown>;
+}
+
+export type Status = 'queued' | 'running' | 'succeeded' | 'failed' | 'cancelled';
+
+export interface Failure {
+  code: string;
+  text: string;
+  detail: Record<string, unknown>;
+}
+
+/** A run as lists, sockets and the event feed show it. */
+export interface SlimRun {
+  id: string;
+  title: string;
+  method: string;
+  status: Status;
+  stage: string;
+  cancelling: boolean;
+  cells_done: number;
+  cells_total: number;
+  attempt: number;
+  owner: { id: string; name: string };
+  model: { slug: string; title: string };
+  prompts: { id: string; title: string; version: number; pairs: number };
+  visibility: 'private' | 'lab' | 'public';
+  tags: string[];
+  summary: Record<string, unknown>;
+  failure: Failure | null;
+  reused_from: string | null;
+  created_at: string;
+  started_at: string | null;
+  finished_at: string | null;
+  last_seq: number;
+  url: string;
+}
+
+export interface QueuePlace {
+  position: number | null;
+  reason: string;
+  eta_seconds: number | null;
+}
+
+export interface ArtifactInfo {
+  name: string;
+  sha256: string;
+  size: number;
+  media_type: string;
+  url: string;
+}
+
+export interface RunDetail extends SlimRun {
+  spec: Record<string, unknown>;
+  spec_hash: string;
+  provenance: Record<string, unknown>;
+  cloned_from: string | null;
+  queue: QueuePlace | null;
+  artifacts: ArtifactInfo[];
+  can: { edit: boolean; cancel: boolean; resume: boolean };
+}
+
+export interface PanelsPayload {
+  seq: number;
+  panels: PanelPayload[];
+}
+
+export interface ProgressPayload {
+  done: number;
+  total: number;
+  stage: string;
+  message: string;
+  rate?: number | null;
+  eta_seconds?: number | null;
+}
+
+export interface LogPayload {
+  level: 'debug' | 'info' | 'warning' | 'error';
+  message: string;
+}
+
+export interface StatusPayload {
+  status: Status;
+  stage?: string;
+  attempt?: number;
+  reason?: string;
+  failure?: Failure | null;
+}
+
+/** One entry of the event log as text; tiles carry their values in `tile` on HTTP and as a binary frame on the socket. */
+export interface LogEvent {
+  seq: number;
+  kind: string;
+  at: string;
+  data: Record<string, unknown>;
+  tile?: { panel: number; r0: number; c0: number; nr: number; nc: number; planes: number; values: string };
+}
+
+export interface EventPage {
+  run: SlimRun;
+  events: LogEvent[];
+  last_seq: number;
+}
