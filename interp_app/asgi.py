@@ -1,4 +1,4 @@
-"""ASGI entry point: HTTP to Django; the socket is added by the runs app."""
+"""ASGI entry point: HTTP goes to Django, sockets to the runs app after a look at where they come from and who it is."""
 
 from interp_app.mode import configure
 
@@ -6,4 +6,21 @@ configure()
 
 from django.core.asgi import get_asgi_application  # noqa: E402
 
-application = get_asgi_application()
+django_application = get_asgi_application()
+
+# Imported after Django is set up: they load models.
+from channels.auth import AuthMiddlewareStack  # noqa: E402
+from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
+from channels.security.websocket import AllowedHostsOriginValidator  # noqa: E402
+
+from interp_app.core.origins import SameOriginValidator  # noqa: E402
+from interp_app.runs.routing import websocket_urlpatterns  # noqa: E402
+
+application = ProtocolTypeRouter(
+    {
+        "http": django_application,
+        "websocket": SameOriginValidator(
+            AllowedHostsOriginValidator(AuthMiddlewareStack(URLRouter(websocket_urlpatterns)))
+        ),
+    }
+)
