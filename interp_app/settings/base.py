@@ -25,7 +25,7 @@ RUN_LEASE_SECONDS = env.float("PATCHBAY_RUN_LEASE_SECONDS", default=30.0)
 RUN_HEARTBEAT_SECONDS = env.float("PATCHBAY_RUN_HEARTBEAT_SECONDS", default=5.0)
 RUN_MAX_LOSSES = 3
 FEED_POLL_SECONDS = env.float("PATCHBAY_FEED_POLL_SECONDS", default=2.0)
-"""How long a live page waits at most for news where no bell came. Embedded mode has no bells, so it looks more often."""
+"""How long a live page waits for news at most, should no bell ring. Embedded mode has no bells and looks more often."""
 RUN_REAP_SECONDS = env.float("PATCHBAY_RUN_REAP_SECONDS", default=10.0)
 MODEL_CACHE_BYTES = env.int("PATCHBAY_MODEL_CACHE_BYTES", default=4 * 2**30)
 DEVICE = env.str("PATCHBAY_DEVICE", default="auto")

@@ -1,7 +1,7 @@
 """One researcher's machine: SQLite, files on disk, one web process and one worker child, no broker."""
 
 from interp_app.settings.base import *  # noqa: F403
-from interp_app.settings.base import DATA_DIR
+from interp_app.settings.base import DATA_DIR, env
 from interp_app.settings.secret import local_secret_key
 
 MODE = "embedded"
@@ -18,3 +18,4 @@ DATABASES = {
     }
 }
 CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
+FEED_POLL_SECONDS = env.float("PATCHBAY_FEED_POLL_SECONDS", default=0.25)
