@@ -165,8 +165,9 @@ class RunFeed(Follower):
         super().__init__(f"feed {run_id}")
         self.run_id = run_id
         self.gone = False
-        self.run_frame: Entry | None = None
         self.run_version = 0
+        self._run_json = ""
+        self._run_entry: Entry | None = None
         self._state: RunState | None = None
         self._ring = Ring(0)
         self._ready = asyncio.Event()
@@ -188,6 +189,15 @@ class RunFeed(Follower):
     def entries_after(self, seq: int, limit: int) -> list[Entry]:
         """What follows `seq ≥ base`."""
         return self._ring.after(seq, limit)
+
+    def run_entry(self, cursor: int) -> Entry:
+        """The `run` message for viewers who have the log up to `cursor`: its number never runs ahead of what they got.
+
+        Viewers acknowledge the highest number they saw, so a higher one here would acknowledge events not sent yet.
+        """
+        if self._run_entry is None or self._run_entry.seq != cursor:
+            self._run_entry = Entry(cursor, f'{{"type":"run","seq":{cursor},"run":{self._run_json}}}')
+        return self._run_entry
 
     async def ready(self) -> None:
         """Return once the run was read for the first time."""
@@ -269,10 +279,10 @@ class RunFeed(Follower):
         overdue = state.cells_done != self._told_cells and now - self._told_at >= PROGRESS_SECONDS
         if not (urgent or overdue):
             return False
-        frame = await in_thread(reads.read_run_frame, self.run_id)
-        if frame is None:
+        run = await in_thread(reads.read_run, self.run_id)
+        if run is None:
             return False
-        self.run_frame = frame
+        self._run_json, self._run_entry = run, None
         self.run_version += 1
         self._told_at, self._told_cells = now, state.cells_done
         return True

@@ -107,13 +107,10 @@ def _entry(row: selectors.LoggedEvent) -> Entry:
     return Entry(row.seq, frames.tile_frame(seq=row.seq, panel=tile.panel, r0=tile.r0, c0=tile.c0, words=words))
 
 
-def read_run_frame(run_id: uuid.UUID) -> Entry | None:
-    """The `run` message: the slim form, without its handle. Two queries."""
+def read_run(run_id: uuid.UUID) -> str | None:
+    """The slim form as JSON; None where the run does not exist. Two queries."""
     run = for_slim(Run.objects.filter(pk=run_id)).first()
-    if run is None:
-        return None
-    slim = slim_run(run)
-    return Entry(slim["last_seq"], frames.text({"type": "run", "seq": slim["last_seq"], "run": slim}))
+    return None if run is None else frames.text(slim_run(run))
 
 
 def read_snapshot(source_id: uuid.UUID) -> Snapshot:

@@ -70,7 +70,7 @@ class RunSubscription:
 
     async def push(self, deliver: Deliver) -> bool:
         """Send the next batch; True where more is ready. What is not sent now waits for an ack or a wake."""
-        if self._run_version == 0:
+        if self._run_version == 0 and self.feed.run_version:
             await self._push_run(deliver)
         if self.cursor < self.feed.base:
             self._stalled = True
@@ -104,8 +104,7 @@ class RunSubscription:
 
     async def _push_run(self, deliver: Deliver) -> None:
         self._run_version = self.feed.run_version
-        if self.feed.run_frame is not None:
-            await self._send(self.feed.run_frame, deliver)
+        await self._send(self.feed.run_entry(self.cursor), deliver)
 
     async def _send(self, entry: Entry, deliver: Deliver) -> None:
         self.window.sent(entry.seq, entry.size)
