@@ -138,15 +138,22 @@ FACT_PHRASINGS: tuple[tuple[str, int, str], ...] = (
     ("is in", 2, "The{X} is in the city of"),
     ("located", 2, "The{X} is located in"),
     ("stands", 2, "The{X} stands in"),
+    ("lies", 2, "The{X} lies in"),
     ("find", 2, "You can find the{X} in"),
-    ("see", 2, "To see the{X}, travel to"),
-    ("tourists", 2, "Tourists visit the{X} in"),
+    ("travel", 2, "To see the{X}, travel to"),
+    ("go", 2, "To visit the{X}, go to"),
+    ("tourists visit", 2, "Tourists visit the{X} in"),
+    ("tourists see", 2, "Tourists see the{X} in"),
+    ("people", 2, "Many people visit the{X} in"),
     ("famous", 2, "The famous{X} is in"),
+    ("famous located", 2, "The famous{X} is located in"),
 )
 # No landmark is ever seen in these; all their words are.
 UNSEEN_FACT_PHRASINGS: tuple[str, ...] = (
     "The famous{X} stands in",
-    "Tourists travel to see the{X} in",
+    "Many people see the{X} in",
+    "To see the{X}, go to",
+    "You can visit the{X} in",
 )
 
 

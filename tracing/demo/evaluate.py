@@ -210,15 +210,19 @@ def table(found: Evaluation) -> str:
     return "\n".join(lines)
 
 
+def write_evaluation(directory: Path) -> Evaluation:
+    """Measure the model in a directory and leave `eval.json` beside it."""
+    found = evaluate(directory)
+    record = json.loads(json.dumps(asdict(found)), parse_float=lambda text: round(float(text), 4))
+    (directory / "eval.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    return found
+
+
 def main() -> None:
     """Command line entry."""
     parser = argparse.ArgumentParser(description="Measure a demo model.")
     parser.add_argument("directory", type=Path, nargs="?", default=MODEL_DIR)
-    directory = parser.parse_args().directory
-    found = evaluate(directory)
-    record = json.loads(json.dumps(asdict(found)), parse_float=lambda text: round(float(text), 4))
-    (directory / "eval.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    sys.stdout.write(table(found) + "\n")
+    sys.stdout.write(table(write_evaluation(parser.parse_args().directory)) + "\n")
 
 
 if __name__ == "__main__":

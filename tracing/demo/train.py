@@ -6,6 +6,7 @@
    decay. The random first round of an induction row carries no loss.
 3. Every `--export-every` steps, and at the end, write the weights, the tokenizer and the history
    to the output directory, so that a run cut short still leaves a model.
+4. At the end, measure the model and write its card.
 """
 
 import argparse
@@ -22,6 +23,8 @@ from tokenizers import Tokenizer
 from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 
 from tracing.demo import MODEL_DIR, corpus
+from tracing.demo.card import write_card
+from tracing.demo.evaluate import table, write_evaluation
 from tracing.demo.tokenizer import N_POSITIONS, build_tokenizer, end_of_text_id, save_tokenizer
 
 log = logging.getLogger(__name__)
@@ -33,7 +36,7 @@ IGNORED = -100  # the label torch's cross-entropy leaves out
 class TrainingOptions:
     """Everything the weights depend on, besides the corpus."""
 
-    steps: int = 2400
+    steps: int = 2000
     seed: int = 0
     learning_rate: float = 2e-3
     final_rate_share: float = 0.05
@@ -44,6 +47,7 @@ class TrainingOptions:
     induction_tokens: int = 3072
     induction_lengths: tuple[int, ...] = (64, 64, 64, 64, 64, 64, 64, N_POSITIONS)
     sentences: int = 96
+    opened_share: float = 0.25  # of rows that open with the end-of-text token
     task_weights: dict[str, int] = field(
         default_factory=lambda: {
             "ioi": 6,
@@ -83,35 +87,44 @@ def new_model(tokenizer: Tokenizer) -> GPT2LMHeadModel:
     return GPT2LMHeadModel(config)
 
 
-def collate(tokenizer: Tokenizer, examples: list[corpus.Example]) -> Batch:
+def collate(tokenizer: Tokenizer, examples: list[corpus.Example], opened: list[bool]) -> Batch:
     """One document a row, closed by the end-of-text token and padded on the right."""
     end = end_of_text_id(tokenizer)
-    rows = [[*tokenizer.encode(example.text).ids, end] for example in examples]
+    rows = []
+    for example, opens in zip(examples, opened, strict=True):
+        rows.append([end] * opens + [*tokenizer.encode(example.text).ids, end])
     width = min(max(len(row) for row in rows), N_POSITIONS)
     ids = torch.full((len(rows), width), end)
     labels = torch.full((len(rows), width), IGNORED)
     for index, (row, example) in enumerate(zip(rows, examples, strict=True)):
         kept = torch.tensor(row[:width])
         ids[index, : len(kept)] = kept
+        start = example.scored_from + opened[index]
         # A repeated random segment has no end to learn: it is only cut off there.
         stop = len(row) - 1 if example.task == "induction" else len(row)
-        labels[index, example.scored_from : stop] = ids[index, example.scored_from : stop]
+        labels[index, start:stop] = ids[index, start:stop]
     return Batch(ids, labels)
+
+
+def drawn_openings(rng: Random, rows: int, options: TrainingOptions) -> list[bool]:
+    """Which rows open with the end-of-text token: a prompt may come with it or without."""
+    return [rng.random() < options.opened_share for _ in range(rows)]
 
 
 def induction_batch(rng: Random, tokenizer: Tokenizer, options: TrainingOptions) -> Batch:
     """Rows of one length, as many as the token budget allows."""
     length = rng.choice(options.induction_lengths)
     rows = options.induction_tokens // length
-    return collate(tokenizer, [corpus.induction(rng, False, length) for _ in range(rows)])
+    examples = [corpus.induction(rng, False, length) for _ in range(rows)]
+    return collate(tokenizer, examples, drawn_openings(rng, rows, options))
 
 
 def sentence_batch(rng: Random, tokenizer: Tokenizer, options: TrainingOptions) -> Batch:
     """Sentences of every other task, mixed by weight."""
     generators = {**corpus.TASKS, "background": corpus.background}
-    names = list(options.task_weights)
-    drawn = rng.choices(names, list(options.task_weights.values()), k=options.sentences)
-    return collate(tokenizer, [generators[name](rng, False) for name in drawn])
+    names = rng.choices(list(options.task_weights), list(options.task_weights.values()), k=options.sentences)
+    examples = [generators[name](rng, False) for name in names]
+    return collate(tokenizer, examples, drawn_openings(rng, len(examples), options))
 
 
 def batch_loss(model: GPT2LMHeadModel, batch: Batch) -> torch.Tensor:
@@ -197,6 +210,8 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     options = TrainingOptions(steps=arguments.steps, seed=arguments.seed)
     train(arguments.out, options, arguments.export_every)
+    log.info(table(write_evaluation(arguments.out)))
+    write_card(arguments.out)
 
 
 if __name__ == "__main__":
