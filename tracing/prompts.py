@@ -7,11 +7,12 @@ reports every pair that cannot be used, with both tokenisations and the first di
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from tracing.errors import PromptError
+from tracing.metric_facts import metric_facts
 from tracing.tokens import Tokens
 
 
@@ -96,12 +97,59 @@ def tokenize_all(pairs: Sequence[PromptPair], tokens: Tokens, max_positions: int
     """Tokenise pairs for a run. Raises `PromptError` naming the first unusable pair (and how many there are)."""
     problems = check(pairs, tokens, max_positions)
     if problems:
-        first = problems[0]
-        more = f" ({len(problems) - 1} more problems follow.)" if len(problems) > 1 else ""
-        raise PromptError(
-            first.message + more, remedy=first.remedy, where={"pair": first.number, "field": first.field}
-        )
+        _refuse(problems)
     return [tokenize(pair, number, tokens) for number, pair in enumerate(pairs, start=1)]
+
+
+def require_usable(pairs: Sequence[TokenizedPair], needs_foil: str = "") -> None:
+    """Raises `PromptError` for the first tokenized pair that does not align, or lacks an answer.
+
+    `needs_foil` names the metric that compares answers with foils, where there is one.
+    """
+    for pair in pairs:
+        problems = _alignment_problems(pair)
+        if not pair.answer_ids:
+            problems.append(_missing(pair.number, "answer", "Give the token the clean prompt asks for."))
+        if needs_foil and not pair.foil_ids:
+            problems.append(_foil_problem(pair.number, needs_foil))
+        if problems:
+            _refuse(problems)
+
+
+def check_for_metric(pairs: Sequence[PromptPair], metric: str) -> list[PairProblem]:
+    """Pairs that lack what a metric needs: those without a foil, where it compares answers with foils.
+
+    Raises `MetricError` for an unknown metric.
+    """
+    if not metric_facts(metric).needs_foil:
+        return []
+    return [_foil_problem(number, metric) for number, pair in enumerate(pairs, start=1) if not pair.foil]
+
+
+def require_for_metric(pairs: Sequence[PromptPair], metric: str) -> None:
+    """Raises `PromptError` naming the first pair that lacks what the metric needs."""
+    problems = check_for_metric(pairs, metric)
+    if problems:
+        _refuse(problems)
+
+
+def _refuse(problems: Sequence[PairProblem]) -> NoReturn:
+    first, others = problems[0], len(problems) - 1
+    more = f" ({others} more problem{'s' if others > 1 else ''}.)" if others else ""
+    raise PromptError(first.message + more, remedy=first.remedy, where={"pair": first.number, "field": first.field})
+
+
+def _missing(number: int, field: str, remedy: str) -> PairProblem:
+    return PairProblem(number, field, f"Pair {number}: there is no {field}.", remedy)
+
+
+def _foil_problem(number: int, metric: str) -> PairProblem:
+    return PairProblem(
+        number,
+        "foil",
+        f"Pair {number}: the metric {metric} compares the answer with a foil, and there is none.",
+        "Give the token the corrupted prompt asks for, or choose a metric that needs no foil.",
+    )
 
 
 def _problems(pair: PromptPair, number: int, tokens: Tokens, max_positions: int) -> list[PairProblem]:
@@ -136,9 +184,7 @@ def _length_problems(seen: TokenizedPair, max_positions: int) -> list[PairProble
 def _word_problems(pair: PromptPair, number: int, tokens: Tokens) -> list[PairProblem]:
     problems = []
     if not pair.answer:
-        problems.append(
-            PairProblem(number, "answer", f"Pair {number}: there is no answer.", "Give the token the clean prompt asks for.")
-        )
+        problems.append(_missing(number, "answer", "Give the token the clean prompt asks for."))
     for name, texts in (("answer", pair.answer), ("foil", pair.foil)):
         for text in texts:
             ids = tokens.encode(text, special=False)
@@ -158,7 +204,9 @@ def _word_problems(pair: PromptPair, number: int, tokens: Tokens) -> list[PairPr
 
 def _alignment_problems(seen: TokenizedPair) -> list[PairProblem]:
     if not seen.aligned:
-        where = next((t for t, differs in enumerate(seen.differs) if differs), min(seen.length, len(seen.corrupted_ids)))
+        where = next(
+            (t for t, differs in enumerate(seen.differs) if differs), min(seen.length, len(seen.corrupted_ids))
+        )
         clean = seen.clean_tokens[where] if where < seen.length else "end of prompt"
         corrupted = seen.corrupted_tokens[where] if where < len(seen.corrupted_ids) else "end of prompt"
         return [

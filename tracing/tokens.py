@@ -19,9 +19,7 @@ class Tokens:
         self._fast = fast
         self._fast.no_padding()
         self._fast.no_truncation()
-        self.special_ids = frozenset(
-            id_ for id_, token in fast.get_added_tokens_decoder().items() if token.special
-        )
+        self.special_ids = frozenset(id_ for id_, token in fast.get_added_tokens_decoder().items() if token.special)
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Self:

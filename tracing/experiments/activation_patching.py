@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Literal, Self
 from pydantic import Field, model_validator
 
 from tracing.errors import SiteError
-from tracing.experiments.events import Event
+from tracing.experiments.events import Event, Log, PanelOpened, Progress
 from tracing.experiments.registry import Cost, Method, MethodSpec, ModelFacts, PromptFacts, RunContext, register
-from tracing.prompts import PromptPair
+from tracing.families.facts import sites_of_family
+from tracing.metric_facts import metric_facts
+from tracing.patching.plan import Lengths, Plan, make_plan
+from tracing.prompts import PromptPair, require_for_metric
 
 if TYPE_CHECKING:
     from tracing.models import LanguageModel
@@ -21,9 +24,7 @@ if TYPE_CHECKING:
 Site = Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z"]
 Over = Literal["layer_position", "layer_head"]
 Direction = Literal["denoising", "noising"]
-MetricName = Literal[
-    "logit_diff", "logit", "prob", "prob_diff", "log_prob", "rank", "kl_divergence", "accuracy"
-]
+MetricName = Literal["logit_diff", "logit", "prob", "prob_diff", "log_prob", "rank", "kl_divergence", "accuracy"]
 DType = Literal["float32", "float64", "bfloat16"]
 
 
@@ -73,8 +74,6 @@ class ActivationPatchingSpec(MethodSpec):
 
     def check_model(self, facts: ModelFacts) -> None:
         """Raises `SiteError` where the model's blocks have no such site (resid_mid on parallel blocks)."""
-        from tracing.families.facts import sites_of_family  # families is torch-free at this path
-
         known = sites_of_family(facts.family)
         for site in self.sites:
             if site not in known:
@@ -82,17 +81,88 @@ class ActivationPatchingSpec(MethodSpec):
                     f"The family {facts.family} has no site {site}.", remedy=f"Its sites: {', '.join(known)}."
                 )
 
+    def check_pairs(self, pairs: Sequence[PromptPair]) -> None:
+        """Raises `PromptError` where the metric compares with a foil and a pair has none."""
+        require_for_metric(pairs, self.metric)
+
+
+def plan_of(spec: ActivationPatchingSpec, model: ModelFacts, prompts: PromptFacts) -> Plan:
+    """The plan of a sweep from sizes alone, as the run will make it from the tokens."""
+    firsts = prompts.first_differences or (0,) * prompts.pairs
+    return make_plan(
+        model,
+        [
+            Lengths(length, tuple(t >= first for t in range(length)))
+            for length, first in zip(prompts.lengths, firsts, strict=True)
+        ],
+        sites=spec.sites,
+        per_head=spec.over == "layer_head",
+        from_end=spec.positions == "end",
+        batch_rows=spec.batch_rows,
+        targets_only=metric_facts(spec.metric).targets_only,
+    )
+
 
 def cost(spec: ActivationPatchingSpec, model: ModelFacts, prompts: PromptFacts) -> Cost:
-    """Cells, FLOPs of the planned sweep and of one full forward a cell (matmuls only, 2 FLOPs a multiply-add)."""
-    raise NotImplementedError
+    """Cells, FLOPs of the planned sweep and of one full forward a cell (matmuls only, 2 FLOPs a multiply-add).
+
+    Raises `SpecError` where there are no prompts, `SiteError` where the sites lack the axes.
+    """
+    plan = plan_of(spec, model, prompts)
+    return Cost(cells=plan.cells, flops=plan.flops, naive_flops=plan.naive_flops)
 
 
 def run(
     spec: ActivationPatchingSpec, model: "LanguageModel", pairs: Sequence[PromptPair], context: RunContext
 ) -> Iterator[Event]:
-    """Open one panel a site, then yield tiles as the sweep computes them, then the `Grid` results."""
-    raise NotImplementedError
+    """Open one panel a site, then yield tiles as the sweep computes them, then the `Grid` results.
+
+    Tiles that an earlier attempt stored are not computed again. Ends without results once `context.should_stop()`.
+    """
+    # Sweeps load torch; this module is imported by web processes, which must not.
+    from tracing.patching.sweeps import grids, prepare, tiles
+
+    yield Progress(0, 0, "baselines", "Running clean and corrupted prompts")
+    sweep = prepare(
+        model,
+        pairs,
+        spec.metric,
+        spec.sites,
+        ("layer", "head") if spec.over == "layer_head" else ("layer", "position"),
+        spec.direction,
+        positions=spec.positions,
+        batch=spec.batch_rows or "auto",
+    )
+    yield Log("info", sweep.plan.explain())
+    for warning in sweep.warnings:
+        yield Log("warning", warning)
+    for index, panel in enumerate(sweep.panels):
+        yield PanelOpened(index, panel)
+
+    computed = [tile for index in range(len(sweep.panels)) for tile in context.stored_tiles(index)]
+    done = sum(tile.values[0].size for tile in computed)
+    if computed:
+        yield Log("info", f"Resumed: {done} of {sweep.plan.cells} cells were computed before.")
+    yield Progress(done, sweep.plan.cells, "computing")
+    places = {(tile.panel, tile.r0, tile.c0) for tile in computed}
+    for tile in tiles(sweep, done=places, should_stop=context.should_stop):
+        computed.append(tile)
+        done += tile.values[0].size
+        yield tile
+        yield Progress(done, sweep.plan.cells, "computing")
+    if done < sweep.plan.cells:
+        return
+    yield Progress(done, sweep.plan.cells, "saving")
+    for grid in grids(sweep, computed):
+        facts = grid.facts
+        best = grid.best()
+        yield grid.result(
+            {
+                "clean": facts["clean"],
+                "corrupted": facts["corrupted"],
+                "best": None if best is None else {"site": grid.name, **best},
+            }
+        )
 
 
 register(

@@ -100,7 +100,7 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far the run is. `done` and `total` count cells; `stage` is `loading`, `baselines`, `computing` or `saving`."""
+    """How far the run is. `done` and `total` count cells; `stage`: `loading`, `baselines`, `computing`, `saving`."""
 
     done: int
     total: int

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tracing.errors import SpecError
 from tracing.experiments.events import Event, Tile
+from tracing.families.facts import ModelFacts as ModelFacts
 from tracing.prompts import PromptPair
 
 if TYPE_CHECKING:
@@ -27,31 +28,20 @@ class MethodSpec(BaseModel):
 
     seed: int = 0
 
-    def check_model(self, facts: "ModelFacts") -> None:
+    def check_model(self, facts: ModelFacts) -> None:
         """Raise `SpecError` or `SiteError` where this spec cannot run on that model. Called before queueing."""
 
-
-@dataclass(frozen=True, slots=True)
-class ModelFacts:
-    """What the catalog knows of a model without loading it (from its config.json)."""
-
-    family: str
-    n_layers: int
-    n_heads: int
-    n_kv_heads: int
-    d_model: int
-    d_head: int
-    d_mlp: int
-    vocab_size: int
-    max_positions: int
-    n_params: int
+    def check_pairs(self, pairs: Sequence[PromptPair]) -> None:
+        """Raise `PromptError` where these pairs lack something this spec needs. Called before queueing."""
 
 
 @dataclass(frozen=True, slots=True)
 class PromptFacts:
-    """Sizes of a tokenised prompt set: one length a pair, in tokens."""
+    """Sizes of a tokenised prompt set: one length a pair, in tokens, and where its two prompts first differ."""
 
     lengths: tuple[int, ...]
+    first_differences: tuple[int, ...] = ()
+    """One a pair, or empty where unknown: then costs assume that the prompts differ from their first token on."""
 
     @property
     def pairs(self) -> int:

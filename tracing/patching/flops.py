@@ -1,0 +1,49 @@
+"""Matmul FLOPs of decoder blocks from their sizes (2 a multiply-add). Torch-free: the cost preview uses it.
+
+Norms, activation functions and softmax are left out: they are not matrix products and take little time.
+"""
+
+from dataclasses import dataclass
+
+from tracing.families import ModelFacts, adapter_of
+
+
+@dataclass(frozen=True, slots=True)
+class BlockFlops:
+    """Cost of one token in one block, by part; attention over keys comes on top, a key at a time."""
+
+    qkv: float
+    out: float
+    mlp: float
+    per_key: float
+    unembed: float
+
+    @classmethod
+    def of(cls, facts: ModelFacts) -> "BlockFlops":
+        query, key_value = facts.n_heads * facts.d_head, facts.n_kv_heads * facts.d_head
+        projections = 3 if adapter_of(facts.family).gated_mlp else 2
+        return cls(
+            qkv=2.0 * facts.d_model * (query + 2 * key_value),
+            out=2.0 * facts.d_model * query,
+            mlp=2.0 * projections * facts.d_model * facts.d_mlp,
+            per_key=4.0 * query,
+            unembed=2.0 * facts.d_model * facts.vocab_size,
+        )
+
+    def token(self, keys: float) -> float:
+        """One token through one whole block, attending to `keys` positions."""
+        return self.qkv + self.out + self.mlp + self.per_key * keys
+
+    def forward(self, facts: ModelFacts, length: int) -> float:
+        """One full forward of a prompt, logits of the last position only, causal attention."""
+        return facts.n_layers * length * self.token((length + 1) / 2) + self.unembed
+
+    def suffix(self, layers: int, length: int, start: int, *, last_token: bool) -> float:
+        """Positions `start` … `length` − 1 through the last `layers` blocks, without the unembedding.
+
+        With `last_token`, only the last position goes through the MLP of the last block.
+        """
+        tokens = length - start
+        keys = (start + 1 + length) / 2
+        saved = (tokens - 1) * self.mlp if last_token and layers else 0.0
+        return layers * tokens * self.token(keys) - saved

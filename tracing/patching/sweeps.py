@@ -1,0 +1,205 @@
+"""Activation-patching sweeps: every cell of layer × position or layer × head, exactly.
+
+`sweep` gives whole grids, `prepare` + `tiles` the same piece by piece (what the experiment streams). Steps:
+1. tokenise, plan (`tracing.patching.plan`), run clean and corrupted once a group of equally long pairs and keep what
+   the plan needs;
+2. a tile: for each batch of its plan make the patched activations, run the suffix (or the whole model where that
+   short cut is off), read the metric of every pair and patch;
+3. aggregate over pairs (`tracing.patching.axes`).
+Sources: Zhang & Nanda 2023 (arXiv 2309.16042), Wang et al. 2022 (arXiv 2211.00593).
+"""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracing.errors import SpecError
+from tracing.experiments.events import Panel, Tile
+from tracing.metrics import Metric, get
+from tracing.models import LanguageModel
+from tracing.patching.axes import aggregate, head_axis, layer_axis, panel, position_axis, recoverable
+from tracing.patching.baselines import Baselines, run_baselines
+from tracing.patching.batches import run_tile
+from tracing.patching.plan import Lengths, Optimise, Plan, make_plan
+from tracing.prompts import PromptPair, TokenizedPair, require_usable, tokenize_all
+from tracing.results import Grid
+
+Direction = Literal["denoising", "noising"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sweep:
+    """A sweep ready to run: baselines known, no cell computed yet."""
+
+    model: LanguageModel
+    pairs: tuple[TokenizedPair, ...]
+    metric: Metric
+    direction: Direction
+    plan: Plan
+    baselines: Baselines
+    panels: tuple[Panel, ...]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a reader of the maps should know."""
+        clean, corrupted = float(self.baselines.clean.mean()), float(self.baselines.corrupted.mean())
+        if recoverable(clean, corrupted):
+            return ()
+        return (
+            f"The metric {self.metric.facts.name} is {clean:.6g} on the clean prompts and {corrupted:.6g} on the "
+            "corrupted ones: too close to divide by their difference, so recovery is not a number. Read the raw plane.",
+        )
+
+
+def prepare(
+    model: LanguageModel,
+    pairs: Sequence[PromptPair] | Sequence[TokenizedPair],
+    metric: str | Callable[..., Any] = "logit_diff",
+    sites: str | Sequence[str] = "resid_pre",
+    over: Sequence[str] = ("layer", "position"),
+    direction: Direction = "denoising",
+    *,
+    positions: Literal["start", "end"] = "end",
+    batch: int | Literal["auto"] = "auto",
+    optimise: bool | Optimise = True,
+) -> Sweep:
+    """Tokenise, plan and run the baselines; see `sweep` for the arguments and errors."""
+    _check_options(over, direction, positions, batch)
+    tokenized = _tokenized(model, pairs)
+    measure = get(metric)
+    if measure.facts.needs_foil:
+        require_usable(tokenized, measure.facts.name)
+    plan = make_plan(
+        model.facts,
+        [Lengths(pair.length, pair.differs) for pair in tokenized],
+        sites=(sites,) if isinstance(sites, str) else sites,
+        per_head=over[1] == "head",
+        from_end=positions == "end",
+        optimise=Optimise.of(optimise),
+        batch_rows=None if batch == "auto" else batch,
+        targets_only=measure.facts.targets_only,
+    )
+    baselines = run_baselines(model, tokenized, measure, plan, direction)
+    columns = head_axis(model.facts.n_heads) if plan.per_head else position_axis(tokenized, from_end=plan.from_end)
+    panels = tuple(
+        panel(
+            site, layer_axis(model.facts.n_layers), columns, measure.facts,
+            direction=direction, clean=baselines.clean, corrupted=baselines.corrupted,
+        )
+        for site in plan.sites
+    )  # fmt: skip
+    return Sweep(model, tokenized, measure, direction, plan, baselines, panels)
+
+
+def tiles(
+    prepared: Sweep,
+    *,
+    done: Collection[tuple[int, int, int]] = (),
+    should_stop: Callable[[], bool] | None = None,
+) -> Iterator[Tile]:
+    """Compute the tiles of a sweep in plan order; ends early, between two batches, once `should_stop()` is true.
+
+    `done` holds (panel, r0, c0) of tiles that need not be computed again.
+    Raises `MetricError` where the metric is not a number, `OutOfMemoryError` where one row does not fit.
+    """
+    planned = [tile for tile in prepared.plan.tiles if (tile.panel, tile.layer, tile.c0) not in done]
+    uses = Counter(tile.key for tile in planned)
+    shared: dict[Any, NDArray[Any]] = {}
+    for tile in planned:
+        examples = shared.pop(tile.key, None)
+        if examples is None:
+            examples = run_tile(
+                prepared.model, prepared.pairs, prepared.metric, prepared.plan, prepared.baselines, tile,
+                should_stop or (lambda: False),
+            )  # fmt: skip
+            if examples is None:
+                return
+        uses[tile.key] -= 1
+        if uses[tile.key]:
+            shared[tile.key] = examples
+        recovery, raw = aggregate(examples, prepared.baselines.clean, prepared.baselines.corrupted)
+        values = np.stack([recovery, raw]).astype(np.float32)
+        yield Tile(tile.panel, tile.layer, tile.c0, values, examples)
+
+
+def grids(prepared: Sweep, computed: Sequence[Tile]) -> tuple[Grid, ...]:
+    """One grid a site from tiles; cells without a tile are NaN."""
+    found = []
+    for number, described in enumerate(prepared.panels):
+        mine = [tile for tile in computed if tile.panel == number]
+        grid = Grid.from_tiles(described, mine, prepared.baselines.clean, prepared.baselines.corrupted)
+        if all(tile.examples is not None for tile in mine):
+            # Tiles travel as float32; with every pair's value at hand the planes keep the model's full precision.
+            recovery, raw = aggregate(grid.examples, grid.clean, grid.corrupted)
+            kind = grid.clean.dtype
+            grid = replace(grid, planes={"recovery": recovery.astype(kind), "raw": raw.astype(kind)})
+        found.append(grid)
+    return tuple(found)
+
+
+def sweep(
+    model: LanguageModel,
+    pairs: Sequence[PromptPair] | Sequence[TokenizedPair],
+    metric: str | Callable[..., Any] = "logit_diff",
+    sites: str | Sequence[str] = "resid_pre",
+    over: Sequence[str] = ("layer", "position"),
+    direction: Direction = "denoising",
+    *,
+    positions: Literal["start", "end"] = "end",
+    batch: int | Literal["auto"] = "auto",
+    optimise: bool | Optimise = True,
+    should_stop: Callable[[], bool] | None = None,
+) -> Any:
+    """Patch every cell; a `Grid` for one site's name, a dict of them for several.
+
+    `metric` is a name of `tracing.metric_facts.METRICS` or a function of logits `[row, vocab]` (and `Targets`).
+    `over` is ("layer", "position"), or ("layer", "head") with the site z, which patches one head at every position.
+    `direction`: "denoising" puts clean activations into the corrupted run, "noising" the reverse. `positions` says
+    where prompts of different lengths line up. `batch` is the number of patched prompts that run together.
+    Raises `PromptError` for pairs that do not align or lack a foil the metric needs, `SiteError`, `MetricError`,
+    `SpecError`, `OutOfMemoryError`.
+
+    >>> from tracing.models import LanguageModel                                       # doctest: +SKIP
+    >>> from tracing.patching import sweep                                             # doctest: +SKIP
+    >>> from tracing.prompts import PromptPair                                         # doctest: +SKIP
+    >>> model = LanguageModel("models/my-gpt2")                                        # doctest: +SKIP
+    >>> pair = PromptPair(clean="The Eiffel Tower is in", corrupted="The Colosseum is in",
+    ...                   answer=" Paris", foil=" Rome")                               # doctest: +SKIP
+    >>> grid = sweep(model, [pair], sites="resid_pre")                                 # doctest: +SKIP
+    >>> grid.recovery.shape, grid.best()                                               # doctest: +SKIP
+    """
+    prepared = prepare(
+        model, pairs, metric, sites, over, direction, positions=positions, batch=batch, optimise=optimise
+    )
+    found = grids(prepared, list(tiles(prepared, should_stop=should_stop)))
+    return found[0] if isinstance(sites, str) else dict(zip(prepared.plan.sites, found, strict=True))
+
+
+def _check_options(over: Sequence[str], direction: str, positions: str, batch: int | str) -> None:
+    if tuple(over) not in (("layer", "position"), ("layer", "head")):
+        raise SpecError(
+            f"A map cannot be over {tuple(over)}.", remedy='Use ("layer", "position") or ("layer", "head").'
+        )
+    if direction not in ("denoising", "noising"):
+        raise SpecError(f"Unknown direction {direction!r}.", remedy='Use "denoising" or "noising".')
+    if positions not in ("start", "end"):
+        raise SpecError(f"Positions cannot be counted from {positions!r}.", remedy='Use "start" or "end".')
+    if batch != "auto" and (not isinstance(batch, int) or batch < 1):
+        raise SpecError(f"{batch!r} is no batch size.", remedy='Use "auto" or a number of rows from 1 up.')
+
+
+def _tokenized(
+    model: LanguageModel, pairs: Sequence[PromptPair] | Sequence[TokenizedPair]
+) -> tuple[TokenizedPair, ...]:
+    ready = [pair for pair in pairs if isinstance(pair, TokenizedPair)]
+    if ready and len(ready) == len(pairs):
+        require_usable(ready)
+        return tuple(ready)
+    texts = [pair for pair in pairs if isinstance(pair, PromptPair)]
+    if len(texts) != len(pairs):
+        raise SpecError("The pairs are neither all texts nor all tokenized.", remedy="Pass PromptPair objects.")
+    return tuple(tokenize_all(texts, model.tokens, model.facts.max_positions))
