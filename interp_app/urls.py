@@ -1,7 +1,13 @@
 """Every address of the site. Each app owns its own part."""
 
-from django.contrib import admin
-from django.urls import URLPattern, URLResolver
+from django.urls import URLPattern, URLResolver, include, path
 
-urlpatterns: list[URLPattern | URLResolver] = []
-del admin
+from interp_app.core.health import healthz, readyz
+from interp_app.core.metrics import metrics
+
+urlpatterns: list[URLPattern | URLResolver] = [
+    path("api/v1/", include("interp_app.api_urls")),
+    path("healthz", healthz, name="healthz"),
+    path("readyz", readyz, name="readyz"),
+    path("metrics", metrics, name="metrics"),
+]

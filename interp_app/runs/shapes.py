@@ -1,14 +1,16 @@
 """The JSON of a run as the API, the sockets and the pages show it: one definition, so they cannot drift apart.
 
-The slim form is what lists and live updates carry: no spec, no provenance. `SLIM_RELATED` and `SLIM_DEFERRED` are what a
-queryset needs so that building it costs no query a row (tags are prefetched).
+The slim form is what lists and live updates carry: no spec, no provenance. `SLIM_RELATED` and `SLIM_DEFERRED` are what
+a queryset needs so that building it costs no query a row (tags are prefetched).
 """
 
-from datetime import datetime
 from typing import Any, Final
 
+from interp_app.core.shapes import moment, person
 from interp_app.core.visibility import VisibleQuerySet
 from interp_app.runs.models import Run
+
+__all__ = ["SLIM_DEFERRED", "SLIM_RELATED", "failure", "for_slim", "moment", "slim_run"]
 
 SLIM_RELATED: Final = ("owner", "model", "prompts__prompt_set", "reused_from")
 SLIM_DEFERRED: Final = (
@@ -31,7 +33,7 @@ SLIM_DEFERRED: Final = (
 
 def for_slim(queryset: VisibleQuerySet) -> VisibleQuerySet:
     """The queryset with all that `slim_run` reads, and none of the wide columns it does not: two queries a list."""
-    return queryset.select_related(*SLIM_RELATED).prefetch_related("tags").defer(*SLIM_DEFERRED)
+    return queryset.select_related(*SLIM_RELATED).prefetch_related("tags").defer(None).defer(*SLIM_DEFERRED)
 
 
 def slim_run(run: Run) -> dict[str, Any]:
@@ -47,7 +49,7 @@ def slim_run(run: Run) -> dict[str, Any]:
         "cells_done": run.cells_done,
         "cells_total": run.cells_total,
         "attempt": run.attempt,
-        "owner": {"id": str(run.owner.public_id), "name": run.owner.get_full_name() or run.owner.username},
+        "owner": person(run.owner),
         "model": {"slug": run.model.slug, "title": run.model.title},
         "prompts": {
             "id": str(run.prompts.prompt_set_id),
@@ -74,8 +76,3 @@ def failure(run: Run) -> dict[str, Any] | None:
     if not run.failure_code:
         return None
     return {"code": run.failure_code, "text": run.failure_text, "detail": run.failure_detail}
-
-
-def moment(at: datetime | None) -> str | None:
-    """A time as ISO 8601 in UTC, ending in Z."""
-    return at.isoformat().replace("+00:00", "Z") if at else None
