@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 
 from django.conf import settings
@@ -9,14 +10,17 @@ from django.utils.decorators import method_decorator
 from django.views.decorators.vary import vary_on_headers
 from rest_framework import serializers
 from rest_framework.authentication import SessionAuthentication
-from rest_framework.exceptions import MethodNotAllowed, ParseError
+from rest_framework.exceptions import MethodNotAllowed, NotAuthenticated, ParseError
 from rest_framework.negotiation import BaseContentNegotiation
 from rest_framework.parsers import BaseParser, JSONParser
+from rest_framework.permissions import BasePermission
 from rest_framework.renderers import BaseRenderer, JSONRenderer
 from rest_framework.request import Request
+from rest_framework.throttling import BaseThrottle
 from rest_framework.views import APIView
 
 from interp_app.core.authentication import BearerAuthentication, CanWrite, TokenScope
+from interp_app.core.models import User
 from interp_app.core.openapi import ApiSchema
 from interp_app.core.problems import PayloadTooLarge
 from interp_app.core.throttling import AnonRate, UserRate
@@ -127,6 +131,13 @@ def checked(serializer: type[StrictSerializer], data: Any, *, partial: bool = Fa
     return dict(one.validated_data)
 
 
+def account(request: Request) -> User:
+    """The account that asks, where the view's permissions let nobody else in."""
+    if not isinstance(request.user, User):
+        raise NotAuthenticated
+    return request.user
+
+
 @method_decorator(vary_on_headers("Authorization", "Cookie"), name="dispatch")
 class ApiView(APIView):
     """Base of every view under /api/v1/. Reading is open to whoever sees the object, writing to members.
@@ -135,15 +146,15 @@ class ApiView(APIView):
     """
 
     authentication_classes = (BearerAuthentication, SessionAuthentication)
-    permission_classes: ClassVar[Any] = (TokenScope, CanWrite)
-    throttle_classes: ClassVar[Any] = (AnonRate, UserRate)
+    permission_classes: Sequence[type[BasePermission]] = (TokenScope, CanWrite)
+    throttle_classes: Sequence[type[BaseThrottle]] = (AnonRate, UserRate)
     renderer_classes = (FiniteJSONRenderer,)
     parser_classes = (LimitedJSONParser,)
     content_negotiation_class = JSONOnly
     schema = ApiSchema()
     post_only_reads: ClassVar[bool] = False
 
-    def http_method_not_allowed(self, request: Request, *args: Any, **kwargs: Any) -> Any:
+    def http_method_not_allowed(self, request: Any, *args: Any, **kwargs: Any) -> Any:
         raise MethodNotAllowed(str(request.method), detail=f"{request.method} is not possible at this address.")
 
     def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:

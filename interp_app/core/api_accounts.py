@@ -13,7 +13,7 @@ from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from interp_app.core.api import ApiView, StrictSerializer, checked
+from interp_app.core.api import ApiView, StrictSerializer, account, checked
 from interp_app.core.authentication import SessionOnly
 from interp_app.core.errors import not_found
 from interp_app.core.models import ApiToken, Role, User
@@ -22,7 +22,7 @@ from interp_app.core.shapes import moment, person
 from interp_app.core.tokens import SCOPES, issue_token, live_tokens, revoke_token
 
 
-class MeSerializer(serializers.Serializer):
+class MeSerializer(serializers.Serializer[Any]):
     """The one who asks. `signed_in` is false for visitors, and the rest then says so."""
 
     signed_in = serializers.BooleanField()
@@ -38,7 +38,7 @@ class MeSerializer(serializers.Serializer):
     )
 
 
-class ApiTokenSerializer(serializers.Serializer):
+class ApiTokenSerializer(serializers.Serializer[Any]):
     """A token, without its secret."""
 
     id = serializers.UUIDField()
@@ -85,17 +85,17 @@ class Me(ApiView):
     @extend_schema(operation_id="me_get", summary="Who am I", responses=MeSerializer)
     def get(self, request: Request) -> Response:
         """Account, role and what it may do; also whether and how one is signed in."""
-        user, token = request.user, request.auth
-        known = isinstance(user, User)
+        token = request.auth
+        user = request.user if isinstance(request.user, User) else None
         return Response(
             {
-                "signed_in": known,
-                **(person(user) if known else {"id": None, "name": ""}),
-                "username": user.get_username(),
-                "role": user.role if known else None,
-                "in_lab": known and user.in_lab,
-                "can_run": known and user.can_run,
-                "is_admin": known and user.is_lab_admin,
+                "signed_in": user is not None,
+                **(person(user) if user else {"id": None, "name": ""}),
+                "username": user.username if user else "",
+                "role": user.role if user else None,
+                "in_lab": bool(user and user.in_lab),
+                "can_run": bool(user and user.can_run),
+                "is_admin": bool(user and user.is_lab_admin),
                 "token": token_json(token) if isinstance(token, ApiToken) else None,
             }
         )
@@ -111,7 +111,7 @@ class TokenList(ApiView):
     def get(self, request: Request) -> Response:
         """Those not revoked, newest first. In a signed-in browser only: a token cannot see tokens."""
         pages = self.pagination_class()
-        rows = pages.paginate_queryset(live_tokens(request.user), request, self)
+        rows = pages.paginate_queryset(live_tokens(account(request)), request, self)
         return pages.get_paginated_response([token_json(row) for row in rows])
 
     @extend_schema(
@@ -123,7 +123,7 @@ class TokenList(ApiView):
     def post(self, request: Request) -> Response:
         """The answer holds the full token, this once: only a hash of it is kept."""
         body = checked(NewTokenSerializer, request.data)
-        token, text = issue_token(user=request.user, **body)
+        token, text = issue_token(user=account(request), **body)
         return Response({**token_json(token), "token": text}, status=201, headers={"Cache-Control": "no-store"})
 
 
@@ -135,7 +135,7 @@ class TokenOne(ApiView):
     @extend_schema(operation_id="tokens_revoke", summary="Revoke a token", responses={204: None})
     def delete(self, request: Request, id: UUID) -> Response:  # noqa: A002 - the name in the address
         """Ends the token at once, and for good."""
-        token = live_tokens(request.user).filter(pk=id).first()
+        token = live_tokens(account(request)).filter(pk=id).first()
         if token is None:
             raise not_found("token")
         revoke_token(token=token)
@@ -153,7 +153,8 @@ class Schema(SpectacularAPIView):
     @extend_schema(exclude=True)
     def get(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         """OpenAPI 3 as YAML, or as JSON with `?format=json`."""
-        return super().get(request, *args, **kwargs)
+        answer: Response = super().get(request, *args, **kwargs)  # type: ignore[no-untyped-call]
+        return answer
 
 
 class Nowhere(ApiView):

@@ -58,7 +58,7 @@ class SignedIn(BasePermission):
     """Any account; anonymous visitors are told to sign in (401)."""
 
     def has_permission(self, request: Request, view: APIView) -> bool:
-        return bool(request.user and request.user.is_authenticated)
+        return request.user.is_authenticated
 
 
 class LabMember(SignedIn):
@@ -80,7 +80,7 @@ class CanWrite(BasePermission):
     def has_permission(self, request: Request, view: APIView) -> bool:
         if request.method in SAFE_METHODS:
             return True
-        return bool(request.user and request.user.is_authenticated and getattr(request.user, "can_run", False))
+        return bool(getattr(request.user, "can_run", False))
 
 
 class SessionOnly(SignedIn):

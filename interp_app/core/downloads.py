@@ -60,7 +60,7 @@ def send_file(request: HttpRequest, path: Path, *, etag: str, media_type: str, n
     file.seek(start)
     pieces = _async_pieces(file, stop - start) if hasattr(request, "scope") else _pieces(file, stop - start)
     response = StreamingHttpResponse(pieces, status=status, content_type=media_type, headers=headers)
-    response._resource_closers.append(file.close)  # also where the client leaves before the first piece
+    response._resource_closers.append(file.close)  # type: ignore[attr-defined]  # also where the client leaves before the first piece
     return response
 
 

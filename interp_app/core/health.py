@@ -21,7 +21,7 @@ def readyz(request: HttpRequest) -> JsonResponse:
     """Database (and Redis, in services mode) answer: 200, else 503 naming the one that does not. No further details."""
     del request
     checks: dict[str, Callable[[], bool]] = {"database": _database}
-    if getattr(settings, "REDIS_URL", ""):
+    if _redis_url():
         checks["redis"] = _redis
     found = {name: "ok" if check() else "unavailable" for name, check in checks.items()}
     ready = all(state == "ok" for state in found.values())
@@ -37,8 +37,12 @@ def _database() -> bool:
         return False
 
 
+def _redis_url() -> str:
+    return str(getattr(settings, "REDIS_URL", ""))  # the embedded mode has none
+
+
 def _redis() -> bool:
-    client = Redis.from_url(settings.REDIS_URL, socket_timeout=2, socket_connect_timeout=2)
+    client = Redis.from_url(_redis_url(), socket_timeout=2, socket_connect_timeout=2)
     try:
         return bool(client.ping())
     except RedisError:

@@ -116,7 +116,7 @@ class KeysetPagination(BasePagination):
 
     newest_first = True
 
-    def paginate_queryset(self, queryset: QuerySet[Any], request: Request, view: APIView | None = None) -> list[Any]:
+    def paginate_queryset(self, queryset: Any, request: Request, view: APIView | None = None) -> list[Any]:
         self._request = request
         self._page = read_page(
             queryset,

@@ -125,7 +125,7 @@ def _of_http(error: exceptions.APIException) -> tuple[dict[str, Any], dict[str, 
     if challenge:
         headers["WWW-Authenticate"] = challenge
     if isinstance(error, exceptions.Throttled):
-        seconds = math.ceil(error.wait or 1)
+        seconds = math.ceil(getattr(error, "wait", None) or 1)
         headers["Retry-After"] = str(seconds)
         return problem(429, "throttled", f"Too many requests; the next is welcome in {seconds} s."), headers
     if isinstance(error, exceptions.NotFound):

@@ -28,7 +28,7 @@ class AnonRate(_Rate):
     scope = "anon"
 
     def get_cache_key(self, request: Request, view: APIView) -> str | None:
-        if request.user and request.user.is_authenticated:
+        if request.user.is_authenticated:
             return None
         return f"throttle-anon-{self.ident(request)}"
 
@@ -39,7 +39,7 @@ class UserRate(_Rate):
     scope = "user"
 
     def get_cache_key(self, request: Request, view: APIView) -> str | None:
-        if not (request.user and request.user.is_authenticated):
+        if not request.user.is_authenticated:
             return None
         return f"throttle-user-{self.ident(request)}"
 

@@ -97,7 +97,7 @@ def revoke_token(*, token: ApiToken) -> None:
     ApiToken.objects.filter(pk=token.pk, revoked_at__isnull=True).update(revoked_at=timezone.now())
 
 
-def _hash(secret: str, pepper: str) -> str:
+def _hash(secret: str, pepper: str | bytes) -> str:
     return salted_hmac("interp_app.core.tokens", secret, secret=pepper, algorithm="sha256").hexdigest()
 
 

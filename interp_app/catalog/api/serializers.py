@@ -58,7 +58,7 @@ class PairSerializer(serializers.Serializer):
     corrupted = serializers.CharField(trim_whitespace=False)
     answer = serializers.ListField(child=serializers.CharField(trim_whitespace=False))
     foil = serializers.ListField(child=serializers.CharField(trim_whitespace=False))
-    label = serializers.CharField()
+    label = serializers.CharField()  # type: ignore[assignment]
 
 
 class PromptSetSerializer(serializers.Serializer):

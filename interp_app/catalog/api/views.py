@@ -11,7 +11,7 @@ from interp_app.catalog import selectors, services, shapes
 from interp_app.catalog.api import serializers as forms
 from interp_app.catalog.models import PromptSet
 from interp_app.catalog.uploads import pairs_from_rows
-from interp_app.core.api import ApiView, checked
+from interp_app.core.api import ApiView, account, checked
 from interp_app.core.authentication import LabMember, TokenScope
 from interp_app.core.errors import ServiceError
 from interp_app.core.pagination import KeysetPagination
@@ -97,7 +97,7 @@ class PromptSetList(ApiView):
     def post(self, request: Request) -> Response:
         """Stores the pairs as version 1. Whether they suit a model is told by the check and tokens addresses."""
         body = checked(forms.NewPromptSetSerializer, request.data)
-        made = services.create_prompt_set(owner=request.user, **body)
+        made = services.create_prompt_set(owner=account(request), **body)
         return Response(_detail(request, made), status=201, headers={"Location": f"/api/v1/prompt-sets/{made.pk}/"})
 
 
@@ -121,7 +121,7 @@ class PromptSetOne(ApiView):
         """Title, description, visibility, archived. Pairs change by a new version. For its owner."""
         found = selectors.prompt_set_for(request.user, id)
         changes = checked(forms.PromptSetChangeSerializer, request.data)
-        changed = services.update_prompt_set(prompt_set=found, actor=request.user, **changes)
+        changed = services.update_prompt_set(prompt_set=found, actor=account(request), **changes)
         return Response(_detail(request, changed))
 
 
@@ -138,7 +138,7 @@ class VersionList(ApiView):
         """The next version; the newest one again where the pairs are the same. For its owner."""
         found = selectors.prompt_set_for(request.user, id)
         body = checked(forms.NewVersionSerializer, request.data)
-        version = services.add_version(prompt_set=found, actor=request.user, **body)
+        version = services.add_version(prompt_set=found, actor=account(request), **body)
         address = f"/api/v1/prompt-sets/{found.pk}/versions/{version.number}/"
         return Response(shapes.version_detail(version), status=201, headers={"Location": address})
 

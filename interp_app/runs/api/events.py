@@ -8,8 +8,8 @@ checked anew. All who wait share one thread and one database connection.
 import asyncio
 import base64
 import time
-from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
@@ -38,6 +38,15 @@ _poller: Final = ThreadPoolExecutor(max_workers=1, thread_name_prefix="events-po
 _waiting = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """What the view leaves on its request where it has nothing new to tell and was asked to wait."""
+
+    run_id: UUID
+    after: int
+    seconds: float
+
+
 class RunEvents(ApiView):
     """The log of a run."""
 
@@ -58,10 +67,9 @@ class RunEvents(ApiView):
         rows = selectors.events_after(run.source_id, after, query.get("limit", _DEFAULT_LIMIT))
         events = [event(row) for row in rows]
         last = events[-1]["seq"] if events else min(after, run.source.last_seq)
-        response = Response({"run": slim_run(run), "events": events, "last_seq": last})
-        if not events and run.status not in TERMINAL:
-            response.patience = (run.pk, after, query.get("wait", 0.0))
-        return response
+        if not events and run.status not in TERMINAL and query.get("wait"):
+            request._request.patience = Patience(run.pk, after, query["wait"])  # type: ignore[attr-defined]
+        return Response({"run": slim_run(run), "events": events, "last_seq": last})
 
     def get_throttles(self) -> list[Any]:
         # The second answer to a request that waited is not a second request.
@@ -86,17 +94,17 @@ def _tile_bytes(tile: Tile) -> bytes:
     return words.astype("<u4", copy=False).tobytes()
 
 
-def patiently(view: Any) -> Callable[..., Awaitable[HttpResponseBase]]:
+def patiently(view: Any) -> Any:
     """The same view, waiting for news as long as the request asks. `cls` keeps it known to the OpenAPI generator."""
 
     async def wait_for_news(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         answer = sync_to_async(view, thread_sensitive=True)
         response: HttpResponseBase = await answer(request, *args, **kwargs)
-        run_id, after, seconds = getattr(response, "patience", (None, 0, 0.0))
-        if not seconds or _waiting >= MAX_WAITING:
+        patience: Patience | None = getattr(request, "patience", None)
+        if patience is None or _waiting >= MAX_WAITING:
             return response
         await sync_to_async(_release_connection, thread_sensitive=True)()
-        if not await _news(run_id, after, seconds):
+        if not await _news(patience):
             return response
         request.has_waited = True  # type: ignore[attr-defined]
         again: HttpResponseBase = await answer(request, *args, **kwargs)
@@ -107,17 +115,17 @@ def patiently(view: Any) -> Callable[..., Awaitable[HttpResponseBase]]:
     return wait_for_news
 
 
-async def _news(run_id: UUID, after: int, seconds: float) -> bool:
-    """True once the run has an event after `after` or has ended, False after `seconds`."""
+async def _news(patience: Patience) -> bool:
+    """True once the run has a newer event or has ended, False once the time is up."""
     global _waiting  # one event loop changes it, between awaits
     loop = asyncio.get_running_loop()
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + patience.seconds
     _waiting += 1
     WAITING_READERS.inc()
     try:
         while (left := deadline - time.monotonic()) > 0:
             await asyncio.sleep(min(POLL_SECONDS, left))
-            if await loop.run_in_executor(_poller, _has_news, run_id, after):
+            if await loop.run_in_executor(_poller, _has_news, patience.run_id, patience.after):
                 return True
         return False
     finally:

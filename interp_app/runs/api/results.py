@@ -1,4 +1,6 @@
-"""What a run has computed: panels merged from its tiles, in three forms, and its files. A reused run shows its source's.
+"""What a run has computed: panels merged from its tiles, in three forms, and its files.
+
+A reused run shows its source's.
 
 The entity tag of a panel names the newest tile in it, so an unchanged panel costs one small query.
 """

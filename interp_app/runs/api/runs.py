@@ -10,7 +10,7 @@ from rest_framework.response import Response
 
 from interp_app.catalog import selectors as catalog
 from interp_app.catalog.api.views import model_named
-from interp_app.core.api import ApiView, checked
+from interp_app.core.api import ApiView, account, checked
 from interp_app.core.authentication import LabMember, TokenScope
 from interp_app.core.errors import ServiceError
 from interp_app.core.idempotency import HEADER, once
@@ -79,7 +79,7 @@ class RunList(ApiView):
     def post(self, request: Request) -> Response:
         """Checks everything first: a run that is queued can be computed. An identical run that has succeeded answers
         at once (`reused_from`) unless `force` is set. Over the quota: 429."""
-        user: User = request.user
+        user = account(request)
         body = checked(forms.SubmissionSerializer, request.data)
 
         def work() -> tuple[int, Any]:
@@ -140,7 +140,7 @@ class RunPreview(ApiView):
     def post(self, request: Request) -> Response:
         """Cells, FLOPs, time and place in the queue, or the problem a submission would meet. For accounts of the lab;
         a read token will do."""
-        user: User = request.user
+        user = account(request)
         body = checked(forms.SubmissionSerializer, request.data)
         model = model_named(body["model"])
         plan = planning.plan(
@@ -183,7 +183,7 @@ class RunOne(ApiView):
         """Title, tags, visibility, archived. What it computes never changes. For its owner."""
         run = selectors.run_detail(request.user, id)
         changes = checked(forms.RunChangeSerializer, request.data)
-        services.update_run(run=run, actor=request.user, **changes)
+        services.update_run(run=run, actor=account(request), **changes)
         return Response(run_detail(selectors.run_detail(request.user, id), request.user))
 
 
@@ -197,7 +197,7 @@ class RunCancel(ApiView):
         """At once where it is queued; a running one stops after the batch it computes. What is computed is kept. 409
         where it has ended. For its owner."""
         run = selectors.run_detail(request.user, id)
-        services.cancel_run(run=run, actor=request.user)
+        services.cancel_run(run=run, actor=account(request))
         return Response(run_detail(selectors.run_detail(request.user, id), request.user))
 
 
@@ -210,7 +210,7 @@ class RunResume(ApiView):
     def post(self, request: Request, id: UUID) -> Response:  # noqa: A002
         """What is computed is not computed again. 409 unless it was cancelled or has failed. For its owner."""
         run = selectors.run_detail(request.user, id)
-        services.resume_run(run=run, actor=request.user)
+        services.resume_run(run=run, actor=account(request))
         return Response(run_detail(selectors.run_detail(request.user, id), request.user))
 
 

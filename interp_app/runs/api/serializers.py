@@ -1,6 +1,7 @@
 """What the addresses of runs take and give. Output is built by `shapes` and `details`; here it is described."""
 
 import math
+from typing import Any
 
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
@@ -163,7 +164,7 @@ class EventSerializer(serializers.Serializer):
     seq = serializers.IntegerField(help_text="1, 2, 3 … without gaps.")
     kind = serializers.ChoiceField(choices=["status", "panel", "tile", "progress", "log", "result"])
     at = serializers.DateTimeField()
-    data = serializers.DictField(child=serializers.JSONField())
+    data = serializers.DictField(child=serializers.JSONField())  # type: ignore[assignment]
     tile = EventTileSerializer(
         required=False, help_text="With kind `tile`, unless a later event replaced the rectangle."
     )
@@ -285,7 +286,7 @@ class HistoryQuerySerializer(StrictSerializer):
 class FiniteField(serializers.FloatField):
     """A number that is one: no NaN, no infinity."""
 
-    def to_internal_value(self, data: object) -> float:
+    def to_internal_value(self, data: Any) -> float:
         value = super().to_internal_value(data)
         if not math.isfinite(value):
             self.fail("invalid")
