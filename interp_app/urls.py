@@ -10,4 +10,9 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("healthz", healthz, name="healthz"),
     path("readyz", readyz, name="readyz"),
     path("metrics", metrics, name="metrics"),
+    path("", include("interp_app.web.urls")),
 ]
+handler400 = "interp_app.web.views.errors.bad_request"
+handler403 = "interp_app.web.views.errors.forbidden"
+handler404 = "interp_app.web.views.errors.not_found"
+handler500 = "interp_app.web.views.errors.server_error"

@@ -15,7 +15,7 @@ from django.conf import settings
 
 from interp_app.core.errors import ServiceError
 from tracing.errors import TracingError
-from tracing.families.facts import model_facts
+from tracing.families.facts import model_facts, sites_of_family
 from tracing.tokens import Tokens, cached_tokens
 
 PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
@@ -109,6 +109,14 @@ def is_readable(location: str) -> bool:
         return bool(weight_files(path)) and (path / "config.json").is_file()
     except (ServiceError, OSError):
         return False
+
+
+def sites_at(family: str) -> tuple[str, ...]:
+    """The standard sites of a family's blocks; empty for a family this version of the library does not know."""
+    try:
+        return sites_of_family(family)
+    except TracingError:
+        return ()
 
 
 def tokens_at(location: str) -> Tokens:

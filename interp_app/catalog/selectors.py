@@ -45,6 +45,11 @@ def facts_of(model: ModelSource) -> ModelFacts:
     return ModelFacts(**model.facts)
 
 
+def sites_of(model: ModelSource) -> tuple[str, ...]:
+    """The standard sites that experiments may name on this model."""
+    return files.sites_at(model.family)
+
+
 def visible_prompt_sets(user: Any, *, archived: bool = False) -> VisibleQuerySet:
     """Prompt sets `user` may see, with `latest_number` and `latest_pairs` of their newest version."""
     newest = PromptSetVersion.objects.filter(prompt_set=OuterRef("pk")).order_by("-number")

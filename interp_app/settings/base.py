@@ -68,6 +68,7 @@ MIDDLEWARE = [
 ROOT_URLCONF = "interp_app.urls"
 ASGI_APPLICATION = "interp_app.asgi.application"
 AUTH_USER_MODEL = "core.User"
+CSRF_FAILURE_VIEW = "interp_app.web.views.errors.csrf_failure"
 LOGIN_URL = "web:login"
 LOGIN_REDIRECT_URL = "web:start"
 LOGOUT_REDIRECT_URL = "web:start"
@@ -86,6 +87,7 @@ TEMPLATES: list[dict[str, Any]] = [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
+                "interp_app.web.context.page",
             ],
         },
     },
