@@ -1,0 +1,164 @@
+/** State of one figure: which panel and plane, over which domain, what is pinned, zoomed and selected. */
+import { chooseLut, type Lut, symmetric, type Theme } from '../core/colour';
+import { type Cell, fullView, spanned } from '../core/heat-layout';
+import type { Pin } from '../core/heat';
+import type { PanelState, RunState } from '../core/run-state';
+import { themeOf } from '../core/theme';
+import type { Rect } from '../core/tiles';
+import type { Quantity } from '../core/types';
+import { clampRect, type FigureView, MAX_PINS, readView } from '../core/view-url';
+
+export class FigureModel {
+  /** Grows once a frame while values arrive; whoever reads values reads this too. */
+  tick = $state(0);
+  panelIndex = $state(0);
+  plane = $state(0);
+  pins = $state.raw<Cell[]>([]);
+  zoomed = $state.raw<Rect | null>(null);
+  flip = $state(false);
+  paper = $state(false);
+  showValues = $state(false);
+  /** One scale for all panels; unlocked, this figure may have its own limit. */
+  locked = $state(true);
+  limit = $state<number | null>(null);
+  hover = $state.raw<Cell | null>(null);
+  focus = $state.raw<Cell | null>(null);
+  selection = $state.raw<Rect | null>(null);
+  asTable = $state(false);
+  theme = $state<Theme>('light');
+  private wanted: FigureView;
+
+  constructor(readonly run: RunState, search: string) {
+    this.wanted = readView(search);
+    this.flip = this.wanted.flip;
+    this.paper = this.wanted.paper;
+    this.pins = this.wanted.pins;
+    this.zoomed = this.wanted.zoom;
+    this.theme = themeOf();
+    this.settle();
+  }
+
+  /** A view asked for in the address waits until its panel is announced. */
+  settle(): void {
+    const panels = this.run.panels;
+    if (this.wanted.panel !== null) {
+      const index = panels.findIndex((panel) => panel.payload.name === this.wanted.panel);
+      if (index >= 0) {
+        this.panelIndex = index;
+        this.wanted.panel = null;
+      }
+    }
+    const quantities = panels[this.panelIndex]?.payload.quantities;
+    if (this.wanted.plane !== null && quantities) {
+      this.plane = Math.max(0, quantities.findIndex((quantity) => quantity.key === this.wanted.plane));
+      this.wanted.plane = null;
+    }
+  }
+
+  get panel(): PanelState | undefined {
+    void this.tick;
+    return this.run.panels[this.panelIndex];
+  }
+
+  get quantity(): Quantity | undefined {
+    return this.panel?.payload.quantities[this.plane];
+  }
+
+  get view(): Rect {
+    const store = this.panel?.store;
+    if (!store) return fullView(1, 1);
+    return clampRect(this.zoomed, store.rows, store.columns) ?? fullView(store.rows, store.columns);
+  }
+
+  get pinned(): Pin[] {
+    return this.pins.map((pin, i) => ({ ...pin, letter: 'ABCD'[i] ?? '?' }));
+  }
+
+  /** Panels with this quantity: they share its scale. */
+  get sharing(): number {
+    const key = this.quantity?.key;
+    void this.tick;
+    return this.run.panels.filter((panel) => panel.payload.quantities.some((q) => q.key === key)).length;
+  }
+
+  get domain(): [number, number] {
+    const quantity = this.quantity;
+    if (!quantity) return [-1, 1];
+    if (!this.locked && this.limit !== null && this.limit > 0) {
+      return quantity.scale === 'diverging' ? [-this.limit, this.limit] : [quantity.domain[0], quantity.domain[0] + this.limit];
+    }
+    const [low, high] = this.locked ? this.union(quantity) : quantity.domain;
+    if (quantity.scale === 'diverging') return symmetric(low, high);
+    return high > low ? [low, high] : [low, low + 1];
+  }
+
+  private union(quantity: Quantity): [number, number] {
+    const domains = this.run.panels.flatMap((panel) =>
+      panel.payload.quantities.filter((q) => q.key === quantity.key && q.unit === quantity.unit).map((q) => q.domain),
+    );
+    return [Math.min(...domains.map((d) => d[0])), Math.max(...domains.map((d) => d[1]))];
+  }
+
+  get lut(): Lut {
+    return chooseLut(this.quantity?.scale ?? 'diverging', this.theme, this.paper);
+  }
+
+  get active(): Cell | null {
+    return this.hover ?? this.focus;
+  }
+
+  /** The view as it is written into the address; the first panel and plane are the default and stay out. */
+  get address(): FigureView {
+    return {
+      panel: this.panelIndex > 0 ? (this.panel?.payload.name ?? null) : this.wanted.panel,
+      plane: this.plane > 0 ? (this.quantity?.key ?? null) : this.wanted.plane,
+      pins: this.pins,
+      zoom: this.zoomed,
+      flip: this.flip,
+      paper: this.paper,
+    };
+  }
+
+  showPanel(index: number): void {
+    this.panelIndex = index;
+    const planes = this.run.panels[index]?.payload.quantities.length ?? 1;
+    this.plane = Math.min(this.plane, planes - 1);
+    this.selection = null;
+    this.hover = null;
+  }
+
+  togglePin(cell: Cell): void {
+    const at = this.pins.findIndex((pin) => pin.row === cell.row && pin.column === cell.column);
+    if (at >= 0) this.pins = this.pins.filter((_, i) => i !== at);
+    else this.pins = [...this.pins.slice(this.pins.length >= MAX_PINS ? 1 : 0), cell];
+  }
+
+  zoom(): void {
+    if (!this.selection) return;
+    this.zoomed = this.selection;
+    this.selection = null;
+  }
+
+  reset(): void {
+    this.zoomed = null;
+    this.selection = null;
+  }
+
+  move(rows: number, columns: number, extend: boolean): void {
+    const view = this.view;
+    const from = this.focus ?? { row: view.r0, column: view.c0 };
+    const up = this.flip ? -1 : 1;
+    const to = {
+      row: Math.min(view.r1 - 1, Math.max(view.r0, from.row + rows * up)),
+      column: Math.min(view.c1 - 1, Math.max(view.c0, from.column + columns)),
+    };
+    if (extend) {
+      this.anchor ??= from;
+      this.selection = spanned(this.anchor, to);
+    } else this.anchor = null;
+    this.focus = to;
+  }
+
+  /** Where a selection by keyboard began. */
+  private anchor: Cell | null = null;
+}
