@@ -5,13 +5,28 @@ from typing import Any
 
 import environ
 from csp.constants import NONE, SELF
+from django.core.exceptions import ImproperlyConfigured
+
+from interp_app.core.logs import logging_config
 
 BASE_DIR = Path(__file__).resolve().parents[2]
 env = environ.Env()
 
+
+def required(name: str, how: str) -> str:
+    """The value of a variable that has no default. Raises `ImproperlyConfigured` that says `how` to set it."""
+    value: str = env.str(name, default="").strip()
+    if not value:
+        raise ImproperlyConfigured(f"{name} is not set. {how}")
+    return value
+
+
+
 DATA_DIR = Path(env.str("PATCHBAY_DATA_DIR", default=str(BASE_DIR / "var"))).resolve()
 PUBLIC_URL = env.str("PATCHBAY_PUBLIC_URL", default="http://localhost:8000")
 DEBUG = False
+LOG_LEVEL = env.str("PATCHBAY_LOG_LEVEL", default="INFO").upper()
+LOGGING = logging_config(as_json=False, level=LOG_LEVEL)
 ALLOWED_HOSTS: list[str] = env.list("PATCHBAY_ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
 
 # -- what runs are computed on ------------------------------------------------------------------------------------
@@ -23,7 +38,7 @@ MODEL_ROOTS: dict[str, Path] = {
 ARTIFACTS_DIR = Path(env.str("PATCHBAY_ARTIFACTS_DIR", default=str(DATA_DIR / "artifacts")))
 RUN_LEASE_SECONDS = env.float("PATCHBAY_RUN_LEASE_SECONDS", default=30.0)
 RUN_HEARTBEAT_SECONDS = env.float("PATCHBAY_RUN_HEARTBEAT_SECONDS", default=5.0)
-RUN_MAX_LOSSES = 3
+RUN_MAX_LOSSES = env.int("PATCHBAY_RUN_MAX_LOSSES", default=3)
 FEED_POLL_SECONDS = env.float("PATCHBAY_FEED_POLL_SECONDS", default=2.0)
 """How long a live page waits for news at most, should no bell ring. Embedded mode has no bells and looks more often."""
 RUN_REAP_SECONDS = env.float("PATCHBAY_RUN_REAP_SECONDS", default=10.0)
@@ -55,6 +70,7 @@ INSTALLED_APPS = [
     "interp_app.web",
 ]
 MIDDLEWARE = [
+    "interp_app.core.middleware.RequestIdMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "csp.middleware.CSPMiddleware",

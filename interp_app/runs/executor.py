@@ -1,0 +1,243 @@
+"""Carries out one claimed run: the only place where the tracing library and the database meet.
+
+1. Freeze the provenance. 2. Load the model, or take it warm. 3. Iterate the method's events into the run's log,
+stopping between two of them when asked to. 4. Store results as artifacts. 5. Write how it ended. What earlier attempts
+stored is handed to the method, which does not compute it again.
+"""
+
+import os
+import time
+from collections.abc import Sequence
+from typing import Any, Final, NoReturn
+
+import numpy as np
+import structlog
+from django.db import transaction
+from numpy.typing import NDArray
+
+from interp_app.catalog import selectors as catalog
+from interp_app.core.canonical import json_safe
+from interp_app.runs import artifacts, claims, doorbell, events, planning, provenance
+from interp_app.runs.claims import Claim
+from interp_app.runs.control import Control, Stop
+from interp_app.runs.events import ClaimLost, NewEvent
+from interp_app.runs.failures import Failure, failure_of, is_device_fault, is_out_of_memory
+from interp_app.runs.models import Run, RunEvent, Status, Tile, Worker
+from interp_app.runs.panels import tile_values
+from interp_app.runs.recorder import Recorder, payload, retrying
+from interp_app.runs.warm_models import WarmModels
+from tracing.errors import OutOfMemoryError
+from tracing.experiments import events as said
+
+log = structlog.get_logger(__name__)
+
+EXIT_DEVICE_FAULT: Final = 70
+MIN_MEASURED_SECONDS: Final = 0.05
+
+
+class Context:
+    """What a method sees of its worker (`tracing.experiments.registry.RunContext`)."""
+
+    def __init__(self, claim: Claim, control: Control) -> None:
+        self._claim = claim
+        self._control = control
+        self.told_to_stop = False
+
+    def should_stop(self) -> bool:
+        self.told_to_stop = self.told_to_stop or self._control.stopping
+        return self.told_to_stop
+
+    def stored_tiles(self, panel: int) -> Sequence[said.Tile]:
+        rows = Tile.objects.filter(run_id=self._claim.run_id, panel=panel).order_by("seq")
+        return [_as_said(row) for row in rows]
+
+    def save_array(self, name: str, array: NDArray[np.generic]) -> None:
+        artifact = artifacts.store(artifacts.encode({"name": name}, {"values": array}))
+        retrying(lambda: _attach(self._claim, artifact, f"{name}.safetensors", None), self._control)
+
+
+def execute(claim: Claim, worker: Worker, warm: WarmModels, control: Control) -> None:
+    """Compute the claimed run to an end that is written, unless the claim is lost on the way. Never raises for a run.
+
+    A fault that breaks the device for good ends the process, so that a clean one starts.
+    """
+    structlog.contextvars.bind_contextvars(run_id=str(claim.run_id), attempt=claim.attempt)
+    started = time.monotonic()
+    try:
+        failure = _attempt(claim, worker, warm, control, started)
+        if failure is not None:
+            retrying(lambda: claims.finish(claim, Status.FAILED, failure=dict(failure)), control)
+            log.info("run_failed", code=failure["code"])
+    except ClaimLost:
+        log.warning("claim_lost")
+    finally:
+        structlog.contextvars.unbind_contextvars("run_id", "attempt")
+
+
+def _attempt(
+    claim: Claim, worker: Worker, warm: WarmModels, control: Control, started: float
+) -> Failure | None:
+    """One attempt; the failure to write, or None where the end is written already."""
+    caught: BaseException
+    try:
+        _compute(claim, worker, warm, control, started)
+        return None
+    except ClaimLost:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever a method raises becomes the run's failure
+        caught = error
+    if control.reason is Stop.LOST:
+        raise ClaimLost(str(claim.run_id)) from caught
+    if is_device_fault(caught):
+        _end_process(claim, caught)
+    if is_out_of_memory(caught) or isinstance(caught, OutOfMemoryError):
+        caught.__traceback__ = None  # its frames hold the tensors that did not fit
+        warm.clear()
+    return failure_of(caught, device=worker.device)
+
+
+def _compute(claim: Claim, worker: Worker, warm: WarmModels, control: Control, started: float) -> None:
+    run: Run = retrying(
+        lambda: Run.objects.select_related("model", "prompts__prompt_set").get(pk=claim.run_id), control
+    )
+    _freeze(claim, run, worker, warm.device)
+    context = Context(claim, control)
+    with Recorder(claim, control, total=run.cells_total, done=_stored_places(run)) as recorder:
+        method = planning.find_method(run.method)
+        spec = planning.parse_spec(method, run.spec)
+        model = _model(run, warm, recorder)
+        stream = method.run(spec, model, catalog.pairs_of(run.prompts), context)
+        recorder.stage("baselines")
+        completed = True
+        for event in stream:
+            _take(event, claim, run, recorder, control)
+            if control.stopping:
+                completed = False
+                break
+        recorder.drain()
+        completed = completed and not context.told_to_stop
+        compute_seconds = time.monotonic() - (recorder.computing_since or time.monotonic())
+    if completed:
+        _succeed(claim, run, worker, started, compute_seconds)
+    else:
+        _stop(claim, control)
+
+
+def _model(run: Run, warm: WarmModels, recorder: Recorder) -> Any:
+    dtype = str(run.spec.get("dtype", "float32"))
+    if not warm.has(run.model, dtype):
+        recorder.put(events.log_event("info", f"Loading {run.model.title} as {dtype} on {warm.device}."))
+    return warm.get(run.model, dtype)
+
+
+def _take(event: said.Event, claim: Claim, run: Run, recorder: Recorder, control: Control) -> None:
+    """Store one event of the method."""
+    if isinstance(event, said.Tile):
+        recorder.stage("computing")
+        recorder.put(NewEvent("tile", payload(event), event))
+    elif isinstance(event, said.Progress):
+        recorder.stage(event.stage, event.message, event.total)
+    elif isinstance(event, said.Result):
+        recorder.stage("saving")
+        recorder.drain()
+        _keep(event, claim, run, control)
+    elif not (isinstance(event, said.PanelOpened) and _already_open(run, event)):
+        recorder.put(NewEvent(event.kind, payload(event)))
+
+
+def _keep(result: said.Result, claim: Claim, run: Run, control: Control) -> None:
+    """Store a result as an artifact and tell of it; its summary goes to the history table."""
+    name = artifacts.safe_name(f"{result.name}.safetensors")
+    blob = artifacts.encode({"name": result.name, "type": result.type, "data": result.data}, result.arrays)
+    artifact = artifacts.store(blob)
+    said_artifact = {"name": name, "sha256": artifact.sha256, "size": artifact.size}
+    event = NewEvent("result", {**payload(result), "artifact": said_artifact})
+    run.summary = {**run.summary, result.name: json_safe(result.summary)}
+    retrying(lambda: _attach(claim, artifact, name, event, {"summary": run.summary}), control)
+
+
+def _attach(
+    claim: Claim,
+    artifact: artifacts.Artifact,
+    name: str,
+    event: NewEvent | None,
+    fields: dict[str, Any] | None = None,
+) -> None:
+    with transaction.atomic():
+        events.append(claim.run_id, [event] if event else [], attempt=claim.attempt, fields=fields)
+        artifacts.attach(Run(pk=claim.run_id), artifact, name)
+
+
+def _succeed(claim: Claim, run: Run, worker: Worker, started: float, compute_seconds: float) -> None:
+    ended = provenance.at_end(
+        wall_seconds=time.monotonic() - started,
+        compute_seconds=compute_seconds,
+        peak_device_bytes=_peak_device_bytes(),
+    )
+    fields = {"provenance": {**run.provenance, **ended}, "summary": run.summary}
+    retrying(lambda: claims.finish(claim, Status.SUCCEEDED, fields=fields))
+    _measure(worker, run, compute_seconds)
+    log.info("run_succeeded", seconds=ended["wall_seconds"])
+
+
+def _stop(claim: Claim, control: Control) -> None:
+    """Write the end of an attempt that was told to stop; a lost one writes nothing."""
+    if control.reason is Stop.CANCEL:
+        retrying(lambda: claims.finish(claim, Status.CANCELLED), control)
+        log.info("run_cancelled")
+    elif control.reason is Stop.SHUTDOWN:
+        retrying(lambda: claims.release(claim, "The worker is stopping; the run is queued again."), control)
+        log.info("run_released")
+    else:
+        raise ClaimLost(str(claim.run_id))
+
+
+def _freeze(claim: Claim, run: Run, worker: Worker, device: str) -> None:
+    import torch  # the executor's process computes; importing it costs nothing it does not need
+
+    run.provenance = provenance.at_claim(run, worker, device=device, threads=torch.get_num_threads())
+    retrying(lambda: events.append(run.pk, [], attempt=claim.attempt, fields={"provenance": run.provenance}))
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _peak_device_bytes() -> int | None:
+    import torch
+
+    return int(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else None
+
+
+def _measure(worker: Worker, run: Run, compute_seconds: float) -> None:
+    """Learn the worker's rate from a run it computed whole; half of the old figure stays in."""
+    if run.attempt != 1 or compute_seconds < MIN_MEASURED_SECONDS or not run.flops:
+        return
+    rate = run.flops / compute_seconds
+    worker.flops_per_second = rate if not worker.flops_per_second else (rate + worker.flops_per_second) / 2
+    retrying(lambda: Worker.objects.filter(pk=worker.pk).update(flops_per_second=worker.flops_per_second))
+
+
+def _stored_places(run: Run) -> dict[tuple[int, int, int], int]:
+    rows = Tile.objects.filter(run=run).values_list("panel", "r0", "c0", "nr", "nc")
+    return {(panel, r0, c0): nr * nc for panel, r0, c0, nr, nc in rows}
+
+
+def _already_open(run: Run, event: said.PanelOpened) -> bool:
+    """Whether an earlier attempt announced this very panel."""
+    earlier = RunEvent.objects.filter(run=run, kind="panel", payload__index=event.index).order_by("-seq").first()
+    return earlier is not None and earlier.payload == payload(event)
+
+
+def _as_said(row: Tile) -> said.Tile:
+    examples = None
+    if row.examples_dtype:
+        flat = np.frombuffer(bytes(row.examples), dtype=np.dtype(row.examples_dtype).newbyteorder("<"))
+        examples = flat.reshape(-1, row.nr, row.nc)
+    return said.Tile(panel=row.panel, r0=row.r0, c0=row.c0, values=tile_values(row), examples=examples)
+
+
+def _end_process(claim: Claim, error: BaseException) -> NoReturn:
+    """The CUDA context is broken for good: give the run back as a loss and let a clean process start."""
+    log.error("device_fault", error=str(error)[:500])
+    claims.lose(claim, "its device reported an error, so the worker process was replaced")
+    doorbell.flush()
+    os._exit(EXIT_DEVICE_FAULT)

@@ -1,0 +1,35 @@
+"""web: pages, API and sockets in this process (the embedded mode's server; `serve` starts one)."""
+
+from typing import Any
+
+import structlog
+import uvicorn
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandParser
+
+
+class Command(BaseCommand):
+    """Never loads torch. Believes no forwarding header: in this mode there is no proxy."""
+
+    help = "Serve pages, API and sockets."
+    requires_system_checks: list[str] = []
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--host", default="127.0.0.1")
+        parser.add_argument("--port", type=int, default=8000)
+
+    def handle(self, *_: Any, **options: Any) -> None:
+        structlog.get_logger(__name__).info("web_started", mode=settings.MODE, port=options["port"])
+        uvicorn.run(
+            "interp_app.asgi:application",
+            host=options["host"],
+            port=options["port"],
+            loop="asyncio",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            ws_max_size=64 * 1024,
+            timeout_graceful_shutdown=3,
+        )

@@ -1,0 +1,29 @@
+"""worker: compute runs in this process, polling the queue (the embedded mode's worker; `serve` starts one)."""
+
+import signal
+import socket
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandParser
+
+from interp_app.runs.worker import WorkerProcess
+
+
+class Command(BaseCommand):
+    """Runs until SIGTERM or Ctrl-C; then the run in hand is given back after its tile."""
+
+    help = "Compute queued runs in this process."
+    requires_system_checks: list[str] = []
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--name", default=f"local@{socket.gethostname()}", help="one name a process")
+
+    def handle(self, *_: Any, **options: Any) -> None:
+        worker = WorkerProcess(options["name"])
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: worker.stop())
+        worker.start()
+        try:
+            worker.run_forever()
+        finally:
+            worker.close()

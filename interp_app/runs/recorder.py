@@ -1,0 +1,223 @@
+"""Writes what a run yields to its event log, from a thread of its own, so that computing never waits for the database.
+
+1. `put` queues events in order. 2. At most every `FLUSH_SECONDS` the thread writes all that is queued in one
+transaction, fenced by the attempt, with the run's counters. 3. At most every `PROGRESS_SECONDS` such a batch ends with
+a `progress` event that carries the rate and the time left. A database that is away is retried until the lease is gone.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Final, TypeVar
+
+import structlog
+from django.db import InterfaceError, OperationalError, close_old_connections, connection
+
+from interp_app.core.canonical import json_safe
+from interp_app.runs import events
+from interp_app.runs.claims import Claim
+from interp_app.runs.control import Control, Stop
+from interp_app.runs.events import ClaimLost, NewEvent
+from interp_app.runs.models import RunEvent
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+FLUSH_SECONDS: Final = 0.1
+PROGRESS_SECONDS: Final = 0.5
+RETRY_SECONDS: Final = 120.0
+MAX_BATCH: Final = 2000
+"""Events in one transaction; a row for each is written in one statement."""
+
+
+class Recorder:
+    """The log writer of one attempt. Use as a context manager; `drain` waits until all that was put is stored."""
+
+    def __init__(self, claim: Claim, control: Control, *, total: int, done: dict[tuple[int, int, int], int]) -> None:
+        """`done` are the cells of stored tiles by (panel, r0, c0), so that a resumed run counts on."""
+        self._claim = claim
+        self._control = control
+        self._places = dict(done)
+        self._done = self._started_with = sum(done.values())
+        self._total = total
+        self._stage = "loading"
+        self._message = ""
+        self._pending: list[NewEvent] = []
+        self._dirty = False
+        self._condition = threading.Condition()
+        self._closing = False
+        self._writing = False
+        self._draining = 0
+        self._error: BaseException | None = None
+        self._computing_since: float | None = None
+        self._last_progress = 0.0
+        self._last_seq = 0
+        self._thread = threading.Thread(target=self._serve, name="recorder", daemon=True)
+
+    def __enter__(self) -> "Recorder":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._condition:
+            self._closing = True
+            self._condition.notify_all()
+        self._thread.join()
+
+    @property
+    def cells_done(self) -> int:
+        return self._done
+
+    @property
+    def computing_since(self) -> float | None:
+        """Monotonic time at which the first cells began to be computed."""
+        return self._computing_since
+
+    def put(self, *new: NewEvent) -> None:
+        """Queue events. Raises what the thread failed with, `ClaimLost` above all."""
+        with self._condition:
+            self._raise()
+            for event in new:
+                self._count(event)
+                self._pending.append(event)
+            self._condition.notify_all()
+
+    def stage(self, stage: str, message: str = "", total: int | None = None) -> None:
+        """Tell where the attempt is; a new stage is a status event at once, else it waits for the next progress."""
+        with self._condition:
+            self._raise()
+            self._message = message
+            self._total = total or self._total
+            self._dirty = True
+            if stage != self._stage:
+                self._stage = stage
+                self._pending.append(events.status_event("running", attempt=self._claim.attempt, stage=stage))
+            if stage == "computing" and self._computing_since is None:
+                self._computing_since = time.monotonic()
+            self._condition.notify_all()
+
+    def drain(self) -> None:
+        """Return once everything put so far is committed. Raises what the thread failed with."""
+        with self._condition:
+            self._draining += 1
+            self._condition.notify_all()
+            while (self._pending or self._dirty or self._writing) and self._error is None:
+                self._condition.wait()
+            self._draining -= 1
+            self._raise()
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _count(self, event: NewEvent) -> None:
+        if event.tile is None:
+            return
+        _, rows, columns = event.tile.values.shape
+        place = (event.tile.panel, event.tile.r0, event.tile.c0)
+        self._done += rows * columns - self._places.get(place, 0)
+        self._places[place] = rows * columns
+        self._dirty = True
+
+    def _serve(self) -> None:
+        try:
+            while self._write_next():
+                pass
+        except BaseException as error:  # noqa: BLE001 - handed to the computing thread, which raises it
+            self._control.stop(Stop.LOST if isinstance(error, ClaimLost) else Stop.BROKEN)
+            with self._condition:
+                self._error = error
+                self._writing = False
+                self._condition.notify_all()
+        finally:
+            connection.close()
+
+    def _write_next(self) -> bool:
+        with self._condition:
+            while not (self._pending or self._dirty) and not self._closing:
+                self._condition.wait()
+            if not (self._pending or self._dirty):
+                return False
+            if not self._closing and not self._draining:
+                self._condition.wait(FLUSH_SECONDS)
+            batch, self._pending = self._pending[:MAX_BATCH], self._pending[MAX_BATCH:]
+            final = bool(self._closing or self._draining) and not self._pending
+            self._dirty = False
+            self._writing = True
+            progress = self._progress_due(final)
+            fields = {"cells_done": min(self._done, self._total), "cells_total": self._total, "stage": self._stage}
+        self._write([*batch, *progress], fields)
+        with self._condition:
+            self._writing = False
+            self._condition.notify_all()
+        return True
+
+    def _progress_due(self, final: bool) -> list[NewEvent]:
+        now = time.monotonic()
+        if not final and now - self._last_progress < PROGRESS_SECONDS:
+            return []
+        self._last_progress = now
+        payload: dict[str, Any] = {
+            "done": min(self._done, self._total),
+            "total": self._total,
+            "stage": self._stage,
+            "message": self._message,
+        }
+        fresh = self._done - self._started_with
+        elapsed = now - self._computing_since if self._computing_since else 0.0
+        if fresh > 0 and elapsed > 0:
+            rate = fresh / elapsed
+            payload["rate"] = round(rate, 3)
+            payload["eta_seconds"] = round(max(0, self._total - self._done) / rate, 1)
+        return [NewEvent("progress", payload)]
+
+    def _write(self, batch: list[NewEvent], fields: dict[str, Any]) -> None:
+        def write() -> int:
+            return events.append(self._claim.run_id, batch, attempt=self._claim.attempt, fields=fields)
+
+        self._last_seq = retrying(write, self._control, already=lambda: self._already_written(batch))
+
+    def _already_written(self, batch: Iterable[NewEvent]) -> int | None:
+        """After a connection died during a commit: the last seq, if the batch did get stored."""
+        mine = RunEvent.objects.filter(
+            run_id=self._claim.run_id, attempt=self._claim.attempt, seq__gt=self._last_seq
+        ).order_by("seq")
+        for event in batch:
+            if any(row.kind == event.kind and row.payload == dict(event.payload) for row in mine[:MAX_BATCH]):
+                return mine.values_list("seq", flat=True).last()
+            return None
+        return None
+
+
+def retrying(
+    write: Callable[[], T], control: Control | None = None, *, already: Callable[[], T | None] | None = None
+) -> T:
+    """`write()`, again after a moment while the database is away and the claim is not known to be lost.
+
+    `already` is asked before each retry whether the first try was stored after all. Raises the database's error when
+    it stays away.
+    """
+    deadline = time.monotonic() + RETRY_SECONDS
+    pause = 0.2
+    tried = False
+    while True:
+        try:
+            if tried and already is not None and (stored := already()) is not None:
+                return stored
+            return write()
+        except (OperationalError, InterfaceError) as error:
+            lost = control is not None and control.reason is Stop.LOST
+            if lost or time.monotonic() > deadline or connection.in_atomic_block:
+                raise
+            log.warning("database_away", error=type(error).__name__)
+            connection.close()
+            close_old_connections()
+            time.sleep(pause)
+            pause = min(pause * 2, 3.0)
+            tried = True
+
+
+def payload(event: Any) -> dict[str, Any]:
+    """The JSON payload of one of the library's events, with nothing JSON cannot hold."""
+    safe: dict[str, Any] = json_safe(event.payload())
+    return safe
