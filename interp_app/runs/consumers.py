@@ -181,9 +181,9 @@ class Connection:
                 if subscription is not None:
                     self._end(subscription)
             case "ack":
-                subscription = self._subscriptions.get(_integer(message, "handle"))
-                if subscription is not None:
-                    subscription.acknowledge(_integer(message, "seq"))
+                handle, seq = _integer(message, "handle"), _integer(message, "seq")
+                if handle in self._subscriptions:
+                    self._subscriptions[handle].acknowledge(seq)
                     self.wake()
             case "ping":
                 self._reply({"type": "pong"})

@@ -97,12 +97,15 @@ def read_log(source_id: uuid.UUID, *, after: int, upto: int) -> list[Entry]:
 
 
 def _entry(row: selectors.LoggedEvent) -> Entry:
-    # A place that was computed again has only its newest tile. The older event still goes out, as text without values,
-    # so that what a viewer receives has no gaps.
-    if row.tile is None:
-        data = frames.event_frame(seq=row.seq, kind=row.kind, at=moment(row.at) or "", data=row.payload)
-        return Entry(row.seq, data)
+    if row.kind != "tile":
+        frame = frames.event_frame(seq=row.seq, kind=row.kind, at=moment(row.at) or "", data=row.payload)
+        return Entry(row.seq, frame)
     tile = row.tile
+    if tile is None:
+        # This place was computed again, and only its newest tile is kept. An empty rectangle takes the older one's
+        # number, so that what a viewer receives has no gaps.
+        empty = frames.no_words(row.payload["planes"])
+        return Entry(row.seq, frames.tile_frame(seq=row.seq, panel=row.payload["panel"], r0=0, c0=0, words=empty))
     words = frames.computed_words(panels.tile_values(tile))
     return Entry(row.seq, frames.tile_frame(seq=row.seq, panel=tile.panel, r0=tile.r0, c0=tile.c0, words=words))
 

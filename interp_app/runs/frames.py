@@ -38,6 +38,11 @@ def computed_words(values: NDArray[np.float32]) -> Words:
     return np.where(nan, np.uint32(COMPUTED_NAN), words) if nan.any() else words
 
 
+def no_words(planes: int) -> Words:
+    """An empty rectangle."""
+    return np.empty((planes, 0, 0), dtype=np.uint32)
+
+
 def tile_frame(*, seq: int, panel: int, r0: int, c0: int, words: Words, flags: int = 0) -> bytes:
     """The binary frame of one rectangle `[planes, nr, nc]`, with handle 0."""
     planes, nr, nc = words.shape
