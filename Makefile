@@ -14,6 +14,11 @@ TORCH ?= $(shell grep '^torch==' requirements.lock)
 PY := $(VENV)/bin/python
 PIP := PYTHONWARNINGS=ignore $(PY) -m pip --disable-pip-version-check
 MANAGE := $(PY) manage.py
+# Settings for commands that load Django but reach no server.
+LINT_ENV := PATCHBAY_MODE=embedded PATCHBAY_DATA_DIR=build/lint
+SERVICES_ENV := PATCHBAY_MODE=services PATCHBAY_DATA_DIR=build/lint PATCHBAY_PUBLIC_URL=https://patchbay.example \
+	PATCHBAY_ALLOWED_HOSTS=patchbay.example PATCHBAY_DATABASE_URL=postgres://patchbay@127.0.0.1/patchbay \
+	PATCHBAY_REDIS_URL=redis://127.0.0.1/0
 PREFLIGHT := PYTHON="$(PYTHON)" sh .ci/preflight.sh
 FRONTEND_SOURCES := $(shell find frontend/src frontend/public -type f 2>/dev/null) \
 	$(wildcard frontend/*.json frontend/*.config.ts frontend/*.config.js)
@@ -44,7 +49,7 @@ worker: install ## Start one more worker beside a running `make up`
 	@$(MANAGE) worker
 
 # -- install and build ------------------------------------------------------------------------------------------------
-.PHONY: install build
+.PHONY: install build static
 install: $(VENV)/.installed ## Make the virtual environment from requirements.lock
 
 $(VENV)/.installed: requirements.lock pyproject.toml
@@ -52,12 +57,12 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	@python=$$($(PREFLIGHT) python) && { [ -x $(PY) ] || "$$python" -m venv $(VENV); }
 	@echo "Installing the Python packages (the first time takes minutes: torch is large)"
 	@# torch goes first and by its exact version: a range would let pip replace the build you chose.
-	@$(PIP) install --progress-bar on $(TORCH)
+	@$(PIP) show --quiet torch 2>/dev/null || $(PIP) install $(TORCH)
 	@$(PIP) install --quiet -r requirements.lock
 	@$(PIP) install --quiet --no-deps -e .
 	@touch $@
 
-build: install staticfiles/staticfiles.json ## Build the browser code
+build: install frontend/dist/manifest.json ## Build the browser code
 
 frontend/node_modules/.installed: frontend/package.json frontend/package-lock.json
 	@$(PREFLIGHT) node
@@ -70,19 +75,21 @@ frontend/dist/manifest.json: frontend/node_modules/.installed $(FRONTEND_SOURCES
 	@cd frontend && npm run --silent build -- --logLevel warn
 	@touch $@
 
+static: staticfiles/staticfiles.json ## Collect static files, for a lab service without containers
+
 staticfiles/staticfiles.json: $(VENV)/.installed frontend/dist/manifest.json
-	@$(MANAGE) collectstatic --noinput --clear --verbosity 0
+	@$(SERVICES_ENV) PATCHBAY_SECRET_KEY=none $(MANAGE) collectstatic --noinput --clear --verbosity 0
 	@touch $@
 
 # -- tests ------------------------------------------------------------------------------------------------------------
 .PHONY: test test-unit test-system test-e2e test-browser
-test: build ## Run every test (real Postgres, Redis, Celery and Chromium)
+test: build static ## Run every test (real Postgres, Redis, Celery and Chromium)
 	@$(PY) .ci/suites.py
 
 test-unit: install ## Run the unit, parity, API and socket tests
 	@$(PY) .ci/suites.py unit
 
-test-system: install ## Run the tests that start servers and kill them
+test-system: build static ## Run the tests that start servers and kill them
 	@$(PY) .ci/suites.py system
 
 test-e2e: build ## Run the tests in Chromium
@@ -92,11 +99,6 @@ test-browser: $(VENV)/.installed frontend/node_modules/.installed ## Run the Typ
 	@$(PY) .ci/suites.py browser
 
 # -- linters ----------------------------------------------------------------------------------------------------------
-# Settings for commands that must load Django without a server behind it.
-LINT_ENV := PATCHBAY_MODE=embedded PATCHBAY_DATA_DIR=build/lint
-DEPLOY_ENV := PATCHBAY_MODE=services PATCHBAY_DATA_DIR=build/lint PATCHBAY_PUBLIC_URL=https://patchbay.example \
-	PATCHBAY_ALLOWED_HOSTS=patchbay.example PATCHBAY_DATABASE_URL=postgres://patchbay@127.0.0.1/patchbay \
-	PATCHBAY_REDIS_URL=redis://127.0.0.1/0
 # shellcheck and hadolint come as binaries that some machines have no build of (ARM Linux): there they are left out.
 if-installed = run() { [ -x $(VENV)/bin/$(1) ] || { echo "$(1) has no build for this machine: left out"; return 0; }; \
 	$(VENV)/bin/$(1) "$$@"; }; run
@@ -135,7 +137,7 @@ lint-schema: install ## Check that the committed OpenAPI schema is the served on
 		{ echo "The API changed: look at the difference above, then run make schema"; exit 1; }
 
 lint-deploy: install ## Check the services settings as Django's deployment check asks
-	@$(DEPLOY_ENV) PATCHBAY_SECRET_KEY="$$($(PY) -c 'import secrets; print(secrets.token_urlsafe(60))')" \
+	@$(SERVICES_ENV) PATCHBAY_SECRET_KEY="$$($(PY) -c 'import secrets; print(secrets.token_urlsafe(60))')" \
 		$(MANAGE) check --deploy --fail-level WARNING
 
 lint-shell: install ## Check the shell scripts (shellcheck)

@@ -3,7 +3,7 @@
 #
 #   entrypoint.sh web       HTTP and sockets on PATCHBAY_PORT (default 8000), for a TLS proxy in front
 #   entrypoint.sh worker    one Celery process that computes runs; one container a GPU
-#   entrypoint.sh beat      the clock that puts runs of lost workers back in the queue; exactly one
+#   entrypoint.sh beat      the clock that wakes workers for what was missed; exactly one
 #   entrypoint.sh migrate   bring the database to this version, then end
 #   entrypoint.sh manage …  any management command
 #   entrypoint.sh celery|python|… …  anything else, as it is
@@ -21,14 +21,13 @@ web)
         --proxy-headers --forwarded-allow-ips "${FORWARDED_ALLOW_IPS:-127.0.0.1}" "$@"
     ;;
 worker)
-    # SIGTERM must mean "put the run back and go", not "finish a run of an hour first".
-    export REMAP_SIGTERM=SIGQUIT
+    # SIGTERM puts the run in hand back in the queue after its current tile, then ends.
     exec celery -A interp_app.celery worker \
         -P prefork -c 1 -Q "${PATCHBAY_QUEUE:-gpu}" -n "${PATCHBAY_WORKER:-worker}@%h" \
         --without-gossip --without-mingle --loglevel INFO "$@"
     ;;
 beat)
-    exec celery -A interp_app.celery beat --schedule "${TMPDIR:-/tmp}/beat" --pidfile "" --loglevel INFO "$@"
+    exec celery -A interp_app.celery beat --loglevel INFO "$@"
     ;;
 migrate)
     exec python manage.py migrate --noinput "$@"

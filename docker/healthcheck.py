@@ -1,6 +1,7 @@
-"""Health of one container: `healthcheck.py web` asks /readyz, `healthcheck.py worker` asks the worker to answer.
+"""Health of one container: `healthcheck.py web | worker | beat`. Exit status 0 means healthy.
 
-Exit status 0 means healthy. Only the standard library, except for the ping, which is Celery's.
+web: /readyz answers 200. worker: it answers a ping over the broker, also while it computes. beat: the process is there
+and the broker takes its ticks.
 """
 
 import http.client
@@ -8,6 +9,8 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
+from urllib.parse import urlsplit
 
 
 def web() -> bool:
@@ -25,9 +28,18 @@ def worker() -> bool:
     return subprocess.run(ping, stdout=subprocess.DEVNULL, check=False).returncode == 0
 
 
+def beat() -> bool:
+    """True when a clock runs in this container and the broker answers."""
+    commands = (path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline"))
+    running = any(b"celery" in command and b"\0beat\0" in command for command in commands)
+    broker = urlsplit(os.environ["PATCHBAY_REDIS_URL"])
+    with socket.create_connection((broker.hostname, broker.port or 6379), timeout=5):
+        return running
+
+
 if __name__ == "__main__":
     try:
-        healthy = {"web": web, "worker": worker}[sys.argv[1]]()
+        healthy = {"web": web, "worker": worker, "beat": beat}[sys.argv[1]]()
     except (OSError, http.client.HTTPException) as error:
         sys.exit(f"unhealthy: {error}")
     sys.exit(0 if healthy else "unhealthy")

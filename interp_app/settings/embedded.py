@@ -17,6 +17,13 @@ DATABASES = {
         },
     }
 }
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+}
+STATIC_ROOT = None
+WHITENOISE_USE_FINDERS = True
+"""The browser's files are served from where they are built: one step less between a change and the page."""
 CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
 FEED_POLL_SECONDS = env.float("PATCHBAY_FEED_POLL_SECONDS", default=0.25)
 MIDDLEWARE = [

@@ -133,9 +133,14 @@ def test_only_the_web_process_can_be_reached_from_outside() -> None:
 
 
 def test_a_worker_has_time_to_put_its_run_back() -> None:
-    assert WORKERS
+    assert len(WORKERS) == 2
     for service in WORKERS.values():
-        assert seconds(service["stop_grace_period"]) > 30
+        assert seconds(service["stop_grace_period"]) >= 30
+
+
+def test_workers_have_names_that_last() -> None:
+    names = [service["hostname"] for service in WORKERS.values()]
+    assert len(set(names)) == len(names)
 
 
 def test_a_gpu_worker_has_one_gpu_by_number() -> None:
