@@ -83,24 +83,23 @@ class Metric:
         return values
 
 
-def _mean_at(logits: Tensor, ids: tuple[tuple[int, ...], ...]) -> Tensor:
-    """Mean of the logits at each row's ids, `[row]`."""
-    return _reduce_at(logits, ids, weight_by_count=True)
+def _gather(values: Tensor, ids: tuple[tuple[int, ...], ...]) -> tuple[Tensor, Tensor]:
+    """Values at each row's ids `[row, id]`, and which of them are there (rows may have unequal numbers of ids)."""
+    width = max(len(row) for row in ids)
+    index = torch.tensor([row + (row[0],) * (width - len(row)) for row in ids], device=values.device)
+    counts = torch.tensor([len(row) for row in ids], device=values.device)
+    there = torch.arange(width, device=values.device)[None, :] < counts[:, None]
+    return values.gather(1, index), there
 
 
 def _sum_at(values: Tensor, ids: tuple[tuple[int, ...], ...]) -> Tensor:
-    return _reduce_at(values, ids, weight_by_count=False)
+    found, there = _gather(values, ids)
+    return found.masked_fill(~there, 0.0).sum(1)
 
 
-def _reduce_at(values: Tensor, ids: tuple[tuple[int, ...], ...], *, weight_by_count: bool) -> Tensor:
-    width = max(len(row) for row in ids)
-    index = torch.tensor([row + (row[0],) * (width - len(row)) for row in ids], device=values.device)
-    weight = torch.tensor(
-        [[1.0 / (len(row) if weight_by_count else 1)] * len(row) + [0.0] * (width - len(row)) for row in ids],
-        device=values.device,
-        dtype=values.dtype,
-    )
-    return (values.gather(1, index) * weight).sum(1)
+def _mean_at(values: Tensor, ids: tuple[tuple[int, ...], ...]) -> Tensor:
+    found, there = _gather(values, ids)
+    return found.masked_fill(~there, 0.0).sum(1) / there.sum(1)
 
 
 def _logit_diff(logits: Tensor, targets: Targets) -> Tensor:
@@ -121,13 +120,13 @@ def _prob_diff(logits: Tensor, targets: Targets) -> Tensor:
 
 
 def _log_prob(logits: Tensor, targets: Targets) -> Tensor:
-    log_probabilities = logits.log_softmax(-1)
-    rows = [log_probabilities[n, list(ids)].logsumexp(0) for n, ids in enumerate(targets.answers)]
-    return torch.stack(rows)
+    found, there = _gather(logits.log_softmax(-1), targets.answers)
+    return found.masked_fill(~there, -torch.inf).logsumexp(1)
 
 
 def _best_answer(logits: Tensor, targets: Targets) -> Tensor:
-    return torch.stack([logits[n, list(ids)].max() for n, ids in enumerate(targets.answers)])
+    found, there = _gather(logits, targets.answers)
+    return found.masked_fill(~there, -torch.inf).amax(1)
 
 
 def _rank(logits: Tensor, targets: Targets) -> Tensor:
@@ -135,7 +134,7 @@ def _rank(logits: Tensor, targets: Targets) -> Tensor:
 
 
 def _accuracy(logits: Tensor, targets: Targets) -> Tensor:
-    return (_best_answer(logits, targets) >= logits.max(-1).values).to(logits.dtype)
+    return (_best_answer(logits, targets) >= logits.amax(-1)).to(logits.dtype)
 
 
 def _kl_divergence(logits: Tensor, targets: Targets) -> Tensor:

@@ -71,6 +71,11 @@ class LanguageModel:
         return self._tokens
 
     @property
+    def attention(self) -> str:
+        """Which attention implementation transformers runs, e.g. "sdpa"."""
+        return str(getattr(self.module.config, "_attn_implementation", ""))
+
+    @property
     def blocks(self) -> list[nn.Module]:
         """The residual blocks, first to last."""
         return self.adapter.block_list(self.module)

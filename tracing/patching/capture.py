@@ -4,15 +4,19 @@ The forward is the model's own; sites are read by hooks, keys and values by a re
 expects a cache, so both are what attention really used (after rotary embedding, key-value heads not repeated).
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
+from tracing.errors import OutOfMemoryError
 from tracing.models import LanguageModel
 from tracing.patching.hooks import Hooks, PostHook, PreHook, first_argument, hooks, main_output
+
+TOKENS_A_FORWARD: Final = 16384
+"""Prompts that run together in a baseline forward have at most this many tokens."""
 
 
 @dataclass(slots=True)
@@ -51,7 +55,26 @@ def capture(
     """Run prompts of one length and keep `sites` (block-level ones and `z`), always with `resid_pre`.
 
     With `key_values`, also every layer's keys, values and positional arguments.
+    Raises `OutOfMemoryError` where they do not fit.
     """
+    at_once = max(1, TOKENS_A_FORWARD // len(ids[0]))
+    try:
+        parts = [_capture(model, ids[lo : lo + at_once], sites, key_values) for lo in range(0, len(ids), at_once)]
+        return parts[0] if len(parts) == 1 else _joined(parts)
+    except torch.OutOfMemoryError as error:
+        layers, width = model.facts.n_layers, model.facts.d_model
+        size = len(ids) * len(ids[0]) * layers * width * (1 + len(sites) + 2 * key_values) * model.dtype.itemsize
+        raise OutOfMemoryError(
+            f"The activations of {len(ids)} prompts of {len(ids[0])} tokens (about {size / 2**30:.2f} GiB) do not fit "
+            f"in the memory of {model.device}.",
+            remedy="Use fewer or shorter prompts, a smaller precision, or a device with more memory.",
+            where={"prompts": len(ids), "tokens": len(ids[0]), "bytes": size, "device": str(model.device)},
+        ) from error
+
+
+def _capture(
+    model: LanguageModel, ids: Sequence[Sequence[int]], sites: Collection[str], key_values: bool
+) -> Activations:
     seen = Activations({"resid_pre": [], **{site: [] for site in sites}})
     with hooks() as registered, torch.inference_mode():
         _watch(registered, model, seen, key_values)
@@ -60,6 +83,20 @@ def capture(
     if "resid_post" in seen.sites:
         seen.sites["resid_post"] = seen.sites["resid_pre"][1:]
     return seen
+
+
+def _joined(parts: Sequence[Activations]) -> Activations:
+    """Batches one after another as one."""
+
+    def join(lists: Iterable[list[Tensor]]) -> list[Tensor]:
+        return [torch.cat(layer) for layer in zip(*lists, strict=True)]
+
+    return Activations(
+        {site: join(part.sites[site] for part in parts) for site in parts[0].sites},
+        join(part.keys for part in parts),
+        join(part.values for part in parts),
+        parts[0].positional,
+    )
 
 
 def _watch(registered: Hooks, model: LanguageModel, seen: Activations, key_values: bool) -> None:

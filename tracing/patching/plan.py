@@ -47,6 +47,9 @@ TILE_FLOPS: Final = 4e10
 """Work of a tile: a fraction of a second on two cores, so that a map is seen to fill."""
 
 TOKENS_A_BATCH: Final = 2048
+LOGITS_A_BATCH: Final = 2**26
+"""Where the metric reads the whole vocabulary, a batch has at most this many logits."""
+
 PACKED_TOKENS: Final = 256
 """How many tokens of one pair are packed into one sequence: more would waste attention on masked keys."""
 
@@ -344,11 +347,14 @@ class _Builder:
         if not plan.optimise.batching:
             yield from (Chunk(number, n, n + 1, (c,)) for n in range(len(group.pairs)) for c in columns)
             return
-        at_once = self.batch_rows or max(1, TOKENS_A_BATCH // max(tokens.values()))
+        at_once = self.batch_rows or max(1, min(TOKENS_A_BATCH // max(tokens.values()), self._most_rows()))
         for lo in range(0, len(group.pairs), at_once):
             hi = min(lo + at_once, len(group.pairs))
             for packed in self._packs(columns, tokens, hi - lo):
                 yield Chunk(number, lo, hi, packed)
+
+    def _most_rows(self) -> int:
+        return TOKENS_A_BATCH if self.targets_only else max(1, LOGITS_A_BATCH // self.plan.facts.vocab_size)
 
     def _packs(self, columns: list[int], tokens: dict[int, int], rows: int) -> Iterable[tuple[int, ...]]:
         pack: list[int] = []
@@ -358,7 +364,9 @@ class _Builder:
                 full = (len(pack) + 1) * rows > self.batch_rows
             else:
                 more = size + tokens[column]
-                full = more > PACKED_TOKENS or more * rows > TOKENS_A_BATCH
+                full = (
+                    more > PACKED_TOKENS or more * rows > TOKENS_A_BATCH or (len(pack) + 1) * rows > self._most_rows()
+                )
             if pack and full:
                 yield tuple(pack)
                 pack, size = [], 0

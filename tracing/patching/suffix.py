@@ -114,12 +114,17 @@ def _attention(model: LanguageModel, block: nn.Module, hidden: Tensor, arguments
 
 
 def read_logits(model: LanguageModel, final: Tensor, columns: Sequence[int] | None = None) -> Tensor:
-    """Final norm and unembedding of `[…, d_model]`; with `columns`, only those of the vocabulary."""
+    """Logits of final residuals `[…, d_model]`, float32 or wider; with `columns`, only those of the vocabulary."""
     normed = model.part(model.adapter.final_norm)(final)
     unembed = model.part(model.adapter.unembed)
     if columns is None:
-        return main_output(unembed(normed))
+        return _wide(main_output(unembed(normed)))
     assert isinstance(unembed, nn.Linear)
     index = torch.tensor(list(columns), device=normed.device)
     bias = getattr(unembed, "bias", None)
-    return nn.functional.linear(normed, unembed.weight[index], None if bias is None else bias[index])
+    return _wide(nn.functional.linear(normed, unembed.weight[index], None if bias is None else bias[index]))
+
+
+def _wide(logits: Tensor) -> Tensor:
+    # Differences of bfloat16 logits would lose most of their digits once more in the metric.
+    return logits if logits.dtype == torch.float64 else logits.float()

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tracing.errors import SpecError
+from tracing.errors import ModelError, SpecError
 from tracing.experiments.events import Panel, Tile
 from tracing.metrics import Metric, get
 from tracing.models import LanguageModel
@@ -83,6 +83,7 @@ def prepare(
         batch_rows=None if batch == "auto" else batch,
         targets_only=measure.facts.targets_only,
     )
+    _check_attention(model, plan)
     baselines = run_baselines(model, tokenized, measure, plan, direction)
     columns = head_axis(model.facts.n_heads) if plan.per_head else position_axis(tokenized, from_end=plan.from_end)
     panels = tuple(
@@ -190,6 +191,16 @@ def _check_options(over: Sequence[str], direction: str, positions: str, batch: i
         raise SpecError(f"Positions cannot be counted from {positions!r}.", remedy='Use "start" or "end".')
     if batch != "auto" and (not isinstance(batch, int) or batch < 1):
         raise SpecError(f"{batch!r} is no batch size.", remedy='Use "auto" or a number of rows from 1 up.')
+
+
+def _check_attention(model: LanguageModel, plan: Plan) -> None:
+    """The suffix engine masks packed rows, which only these attention implementations honour."""
+    used = model.attention
+    if plan.optimise.suffix and used not in ("eager", "sdpa"):
+        raise ModelError(
+            f"The model runs attention by {used!r}, which ignores the masks that packed patches need.",
+            remedy='Call model.module.set_attn_implementation("sdpa"), or sweep with Optimise(suffix=False).',
+        )
 
 
 def _tokenized(
