@@ -30,7 +30,7 @@ def page(request: HttpRequest) -> dict[str, Any]:
         "themes": THEMES,
         "nav": [_entry(request.path, *item) for item in _NAV],
         "frontend_built": Path(str(settings.DJANGO_VITE["default"]["manifest_path"])).is_file(),
-        "version": __version__,
+        "app_version": __version__,
     }
 
 

@@ -72,4 +72,5 @@ def _cell(value: np.float32, unknown: bool, quantity: dict[str, Any]) -> Cell:
     if quantity["scale"] == "sequential":
         share = 0.5 + share / 2
     step = min(max(round(share * (STEPS - 1)), 0), STEPS - 1)
-    return Cell(f"{number:.2f}".replace("-", "\u2212"), f"v{step}")
+    shown = f"{round(number, 2) + 0.0:.2f}"  # + 0.0: no minus before a rounded zero
+    return Cell(shown.replace("-", "\u2212"), f"v{step}")

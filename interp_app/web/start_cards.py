@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from django.db.models import F
 from django.urls import reverse
 
 from interp_app.catalog.models import ModelSource, PromptSetVersion
@@ -28,23 +27,25 @@ class StartCard:
 
 
 def start_cards(user: Any, models: list[ModelSource]) -> list[StartCard]:
-    """Cards for the built-in sets first, then the newest of the lab, each on the first model. Two queries."""
+    """Cards for the built-in sets first, then the newest of the lab, each on the first model. Three queries."""
     if not models:
         return []
     model, method = models[0], experiments.methods()[0]
-    sets = list(visible_prompt_sets(user).order_by(F("slug").asc(nulls_last=True), "-created_at")[:CARDS])
+    found = visible_prompt_sets(user)
+    sets = list(found.filter(slug__isnull=False).order_by("created_at", "id")[:CARDS])
+    sets += found.filter(slug__isnull=True).order_by("-created_at", "-id")[: CARDS - len(sets)]
     newest = PromptSetVersion.objects.filter(prompt_set__in=sets).order_by("prompt_set", "number")
     first_pairs = {row["prompt_set_id"]: row["pairs__0"] for row in newest.values("prompt_set_id", "pairs__0")}
     cards = []
-    for found in sets:
-        pair = first_pairs.get(found.pk) or {}
-        query = urlencode({"method": method.name, "model": model.slug, "prompts": str(found.pk)})
+    for prompt_set in sets:
+        pair = first_pairs.get(prompt_set.pk) or {}
+        query = urlencode({"method": method.name, "model": model.slug, "prompts": str(prompt_set.pk)})
         cards.append(
             StartCard(
-                title=found.title,
+                title=prompt_set.title,
                 model=model.title,
                 method=method.title,
-                pairs=found.latest_pairs or 0,
+                pairs=prompt_set.latest_pairs or 0,
                 example=pair.get("clean", ""),
                 answer=next(iter(pair.get("answer", ())), ""),
                 url=f"{reverse('web:run_new')}?{query}",

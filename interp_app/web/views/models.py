@@ -19,6 +19,13 @@ SITE_HELP: Final = {
     "attn_out": "what attention adds to the stream",
     "mlp_out": "what the MLP adds to the stream",
     "z": "each head's output before the output projection",
+    "embed": "token (and position) embedding",
+    "q": "queries of each head",
+    "k": "keys of each head",
+    "v": "values of each head",
+    "pattern": "attention weights of each head",
+    "head_out": "what each head adds to the stream",
+    "logits": "the model's output",
 }
 
 
