@@ -17,7 +17,8 @@ web)
     # One process a container: sockets live in it, so scale by containers, not by --workers.
     exec uvicorn interp_app.asgi:application \
         --host 0.0.0.0 --port "${PATCHBAY_PORT:-8000}" \
-        --loop asyncio --ws-max-size 65536 --timeout-graceful-shutdown 5 --no-server-header \
+        --loop asyncio --timeout-graceful-shutdown 5 --no-server-header \
+        --ws-max-size 65536 --ws-per-message-deflate false --ws-ping-interval 20 --ws-ping-timeout 60 \
         --proxy-headers --forwarded-allow-ips "${FORWARDED_ALLOW_IPS:-127.0.0.1}" "$@"
     ;;
 worker)

@@ -31,5 +31,8 @@ class Command(BaseCommand):
             proxy_headers=False,
             server_header=False,
             ws_max_size=64 * 1024,
-            timeout_graceful_shutdown=3,
+            ws_per_message_deflate=False,  # float32 noise hardly shrinks; compressing it for each viewer costs a core
+            ws_ping_interval=20,
+            ws_ping_timeout=60,  # a ping waits behind the window of data that a slow line is still taking in
+            timeout_graceful_shutdown=5,
         )
