@@ -55,20 +55,29 @@ export class RunState {
   }
 
   openPanel(payload: PanelPayload): void {
-    if (this.panels[payload.index]) return;
+    const known = this.panels[payload.index];
+    const shape = [payload.quantities.length, payload.rows.ticks.length, payload.columns.ticks.length].join();
+    if (known && [known.store.planes, known.store.rows, known.store.columns].join() === shape) {
+      // Announced again by a later attempt: the values computed so far stay.
+      this.panels[payload.index] = { payload, store: known.store };
+      this.version += 1;
+      return;
+    }
     const store = new TileStore(payload.quantities.length, payload.rows.ticks.length, payload.columns.ticks.length);
     this.panels[payload.index] = { payload, store };
     this.version += 1;
   }
 
-  /** A text event, or a tile event of the HTTP feed (which carries its values). */
+  /** A text event, or a tile event of the HTTP feed, which carries its values unless a later tile replaced them. */
   applyEvent(event: LogEvent): Applied {
     if (event.seq <= this.seq) return 'known';
     if (event.seq > this.seq + 1) return 'gap';
-    if (event.kind === 'tile') {
-      if (!event.tile || !this.panels[event.tile.panel]) return 'gap';
-      this.panels[event.tile.panel]!.store.write({ ...event.tile, values: floatsFromBase64(event.tile.values) });
-    } else this.applyText(event);
+    if (event.kind !== 'tile') this.applyText(event);
+    else if (event.tile) {
+      const panel = this.panels[event.tile.panel];
+      if (!panel) return 'gap';
+      panel.store.write({ ...event.tile, values: floatsFromBase64(event.tile.values) });
+    }
     this.seq = event.seq;
     this.version += 1;
     return 'new';

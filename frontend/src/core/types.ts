@@ -132,3 +132,64 @@ export interface EventPage {
   events: LogEvent[];
   last_seq: number;
 }
+
+export interface QueueEntry extends QueuePlace {
+  run: SlimRun;
+}
+
+export interface QueuePayload {
+  queued: QueueEntry[];
+  running: SlimRun[];
+  hidden_queued: number;
+  workers_online: number;
+}
+
+export interface WorkerInfo {
+  name: string;
+  device: string;
+  device_memory_bytes: number;
+  online: boolean;
+  models_available: string[];
+  models_warm: string[];
+  flops_per_second: number | null;
+  started_at: string;
+  heartbeat_at: string;
+}
+
+export interface ModelInfo {
+  slug: string;
+  title: string;
+  facts: Record<string, unknown>;
+}
+
+export interface PromptSetInfo {
+  id: string;
+  title: string;
+  task?: string;
+  version: number | null;
+  pairs: number | null;
+}
+
+export interface TokenInfo {
+  id: number;
+  text: string;
+  special: boolean;
+  differs: boolean;
+}
+
+/** Pairs as a model's tokenizer sees them, and what is wrong with them. */
+export interface TokenView {
+  model: string;
+  usable: boolean;
+  total: number;
+  pairs: {
+    number: number;
+    clean: TokenInfo[];
+    corrupted: TokenInfo[];
+    answer: TokenInfo[];
+    foil: TokenInfo[];
+    aligned: boolean;
+  }[];
+  problems: { number: number; field: string; message: string; remedy: string }[];
+  problems_total: number;
+}
