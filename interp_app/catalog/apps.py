@@ -1,3 +1,5 @@
+"""The catalog app: the models a lab allows and its prompt sets."""
+
 from django.apps import AppConfig
 
 
