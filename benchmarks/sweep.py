@@ -110,12 +110,12 @@ def written_by_hand(model: LanguageModel, pair: TokenizedPair) -> Tensor:
         batch = torch.cat([batch, entering[None]])
         q, k, v = _linear(block.ln_1(batch), block.attn.c_attn).tensor_split(3, -1)
         k, v = (
-            torch.cat([old.expand(len(batch), -1, -1, -1), new.unflatten(-1, (heads, -1)).transpose(1, 2)], 2)
+            torch.cat([old.expand(len(batch), -1, -1, -1), new.view(*new.shape[:2], heads, -1).transpose(1, 2)], 2)
             for old, new in ((keys[layer], k), (values[layer], v))
         )
         if layer == len(body.h) - 1:
             q, batch = q[:, last], batch[:, last]
-        q = q.unflatten(-1, (heads, -1)).transpose(1, 2)
+        q = q.reshape(*q.shape[:2], heads, -1).transpose(1, 2)
         here = mask[last] if layer == len(body.h) - 1 else mask
         z = functional.scaled_dot_product_attention(q, k, v, attn_mask=here).transpose(1, 2).flatten(2)
         batch = batch + _linear(z, block.attn.c_proj)
@@ -136,7 +136,7 @@ def _residuals(body: Any, ids: tuple[int, ...]) -> tuple[list[Tensor], list[Tens
     for block in body.h:
         residuals.append(hidden)
         q, k, v = (
-            part.unflatten(-1, (12, -1)).transpose(0, 1)
+            part.reshape(len(ids), 12, -1).transpose(0, 1)
             for part in _linear(block.ln_1(hidden), block.attn.c_attn).tensor_split(3, -1)
         )
         keys.append(k)

@@ -34,8 +34,8 @@ class LanguageModel:
     ) -> None:
         """Load a folder, or wrap a transformers module that is already in memory.
 
-        `tokenizer` is a `Tokens` or a folder with tokenizer.json; a model folder brings its own. `dtype` defaults to
-        float32 for a folder and to what it has for a module. `verify` runs `families.check` and raises
+        `tokenizer` is a `Tokens` or a folder with tokenizer.json; by default the model folder's own, if it has one.
+        `dtype` defaults to float32 for a folder and to what it has for a module. `verify` runs `families.check` and raises
         `AdapterError` where the adapter does not describe the weights.
         Raises `ModelError` for a missing folder, pickled weights only, or an unknown family.
         """
@@ -44,7 +44,8 @@ class LanguageModel:
             adapter = adapter_for(model)
             module = model.to(self.device) if dtype is None else model.to(self.device, dtype_of(dtype))
         else:
-            tokenizer = model if tokenizer is None else tokenizer
+            if tokenizer is None and (Path(model) / "tokenizer.json").exists():
+                tokenizer = model
             module = load_module(Path(model), dtype=dtype_of(dtype or "float32"), device=self.device)
             adapter = adapter_for(module)
         self.module = module.eval().requires_grad_(False)
@@ -65,7 +66,7 @@ class LanguageModel:
         """The tokenizer. Raises `ModelError` where none was given."""
         if self._tokens is None:
             raise ModelError(
-                "This model was wrapped without a tokenizer, so it cannot read text.",
+                "This model has no tokenizer, so it cannot read text.",
                 remedy="Pass tokenizer=<folder with tokenizer.json>, or give tokenized pairs.",
             )
         return self._tokens
