@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from django.contrib import messages
 from django.core.paginator import Paginator
-from django.http import HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
@@ -89,6 +89,8 @@ def _chosen_model(models: list[ModelSource], slug: str) -> ModelSource | None:
 @page
 def download(request: HttpRequest, id_: Any, number: int, suffix: str) -> HttpResponse:
     """The pairs of a version as CSV or JSON Lines, in the form an upload takes."""
+    if suffix not in ("csv", "jsonl"):
+        raise Http404
     version = selectors.version_for(request.user, id_, number)
     pairs = selectors.pairs_of(version)
     if suffix == "jsonl":
