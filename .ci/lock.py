@@ -34,5 +34,6 @@ def locked(frozen: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    freeze = subprocess.run([sys.executable, "-m", "pip", "freeze", "--all"], capture_output=True, text=True, check=True)
+    freeze_all = [sys.executable, "-m", "pip", "freeze", "--all"]
+    freeze = subprocess.run(freeze_all, capture_output=True, text=True, check=True)
     LOCK.write_text(HEADER + "\n".join(locked(freeze.stdout.splitlines())) + "\n")

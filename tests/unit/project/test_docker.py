@@ -38,7 +38,7 @@ def test_every_variable_is_one_that_something_reads(name: str) -> None:
 
 
 def test_what_services_mode_requires_is_given() -> None:
-    required = set(re.findall(r'env\.\w+\("(PATCHBAY_\w+)"\)', (ROOT / "interp_app/settings/services.py").read_text()))
+    required = set(re.findall(r'required\(\s*"(PATCHBAY_\w+)"', (ROOT / "interp_app/settings/services.py").read_text()))
     assert {"PATCHBAY_SECRET_KEY", "PATCHBAY_DATABASE_URL", "PATCHBAY_REDIS_URL"} <= required
     for service in OURS.values():
         assert required <= set(service["environment"])
