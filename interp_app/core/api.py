@@ -5,7 +5,6 @@ import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Final
 
-from django.conf import settings
 from django.utils.decorators import method_decorator
 from django.views.decorators.vary import vary_on_headers
 from rest_framework import serializers
@@ -22,7 +21,6 @@ from rest_framework.views import APIView
 from interp_app.core.authentication import BearerAuthentication, CanWrite, TokenScope
 from interp_app.core.models import User
 from interp_app.core.openapi import ApiSchema
-from interp_app.core.problems import PayloadTooLarge
 from interp_app.core.throttling import AnonRate, UserRate
 
 MAX_DEPTH: Final = 64
@@ -49,20 +47,15 @@ def finite(value: Any) -> Any:
     return value
 
 
-class LimitedJSONParser(JSONParser):
-    """JSON up to `settings.API_MAX_BODY_BYTES`, and nothing the database could not store (zero bytes, surrogates)."""
+class StorableJSONParser(JSONParser):
+    """JSON of sane depth, and nothing the database could not store (zero bytes, half surrogate pairs).
+
+    Django limits the size of the body (`DATA_UPLOAD_MAX_MEMORY_SIZE`), chunked ones included, before it gets here.
+    """
 
     def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> Any:
-        limit: int = settings.API_MAX_BODY_BYTES
-        request: Request = parser_context["request"]
-        length = request.META.get("CONTENT_LENGTH") or ""
-        if length.isdigit() and int(length) > limit:
-            raise PayloadTooLarge(limit, int(length))
-        data = stream.read(limit + 1)
-        if len(data) > limit:
-            raise PayloadTooLarge(limit)
         try:
-            value = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
+            value = json.loads(stream.read().decode("utf-8"), parse_constant=_refuse_constant)
         except UnicodeDecodeError as error:
             raise ParseError(f"The body is not UTF-8: byte {error.start} cannot be read.") from None
         except RecursionError:
@@ -149,7 +142,7 @@ class ApiView(APIView):
     permission_classes: Sequence[type[BasePermission]] = (TokenScope, CanWrite)
     throttle_classes: Sequence[type[BaseThrottle]] = (AnonRate, UserRate)
     renderer_classes = (FiniteJSONRenderer,)
-    parser_classes = (LimitedJSONParser,)
+    parser_classes = (StorableJSONParser,)
     content_negotiation_class = JSONOnly
     schema = ApiSchema()
     post_only_reads: ClassVar[bool] = False

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
-from django.core.exceptions import PermissionDenied
+from django.conf import settings
+from django.core.exceptions import PermissionDenied, RequestDataTooBig
 from django.core.signals import got_request_exception
 from django.db import OperationalError
 from django.http import Http404, HttpRequest, JsonResponse
@@ -25,25 +26,6 @@ from tracing.errors import TracingError
 
 CONTENT_TYPE: Final = "application/problem+json"
 _log = logging.getLogger(__name__)
-
-
-class PayloadTooLarge(exceptions.APIException):
-    """A body above the limit; the sentence names both sizes."""
-
-    status_code = 413
-    default_code = "payload_too_large"
-
-    def __init__(self, limit: int, got: int | None = None) -> None:
-        size = f"The body has {got / 2**20:.1f} MB; the" if got is not None else "The body is too large: the"
-        super().__init__(f"{size} limit is {limit / 2**20:.0f} MB.")
-
-
-class Unavailable(exceptions.APIException):
-    """Something this server needs does not answer at the moment."""
-
-    status_code = 503
-    default_code = "unavailable"
-    default_detail = "The database does not answer at the moment."
 
 
 REMEDIES: Final[dict[str, str]] = {
@@ -87,16 +69,16 @@ def problem(
 def handle(error: Exception, context: Mapping[str, Any]) -> Response:
     """DRF's exception handler. Always answers; what nobody expected is logged and answered as a 500 without details."""
     set_rollback()
-    body, headers = _body_of(error)
+    request = context["request"]._request if context.get("request") is not None else None
+    body, headers = _body_of(error, request)
     if body is None:
-        request = context["request"]._request if context.get("request") is not None else None
         got_request_exception.send(sender=None, request=request)
         _log.exception("unexpected error in the API")
         body = problem(500, "server_error", "The server made a mistake with this request.")
     return Response(body, status=body["status"], headers=headers, content_type=CONTENT_TYPE)
 
 
-def _body_of(error: Exception) -> tuple[dict[str, Any] | None, dict[str, str]]:
+def _body_of(error: Exception, request: HttpRequest | None) -> tuple[dict[str, Any] | None, dict[str, str]]:
     match error:
         case ServiceError():
             return problem(error.status, error.code, error.message, error.remedy, error.fields), {}
@@ -111,12 +93,20 @@ def _body_of(error: Exception) -> tuple[dict[str, Any] | None, dict[str, str]]:
             return _of_http(error)
         case Http404():
             return problem(404, "not_found", "There is nothing at this address, or you may not see it."), {}
+        case RequestDataTooBig():
+            return problem(413, "payload_too_large", _sizes(request)), {}
         case PermissionDenied():
             return problem(403, "permission_denied", "You may not do this."), {}
         case OperationalError():
             _log.warning("the database did not answer: %s", type(error).__name__)
-            return problem(503, "unavailable", Unavailable.default_detail), {"Retry-After": "2"}
+            return problem(503, "unavailable", "The database does not answer at the moment."), {"Retry-After": "2"}
     return None, {}
+
+
+def _sizes(request: HttpRequest | None) -> str:
+    length = request.META.get("CONTENT_LENGTH", "") if request else ""
+    got = f"has {int(length) / 2**20:.1f} MB" if length.isdigit() and int(length) else "is too large"
+    return f"The body {got}; the limit is {settings.DATA_UPLOAD_MAX_MEMORY_SIZE / 2**20:.0f} MB."
 
 
 def _of_http(error: exceptions.APIException) -> tuple[dict[str, Any], dict[str, str]]:

@@ -143,7 +143,6 @@ API_RATES: dict[str, str | None] = {
     "user": env.str("PATCHBAY_RATE_USER", default="600/min"),
     "events": env.str("PATCHBAY_RATE_EVENTS", default="1200/min"),
 }
-API_MAX_BODY_BYTES = 6 * 2**20
 METRICS_ALLOWED: list[str] = env.list("PATCHBAY_METRICS_ALLOWED", default=["127.0.0.0/8", "::1/128"])
 """Networks that may read /metrics over a direct connection; administrators always may."""
 SPECTACULAR_SETTINGS: dict[str, Any] = {

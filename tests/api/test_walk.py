@@ -96,7 +96,7 @@ class Walker:
             **dict.fromkeys(("run", "events", "panels", "artifacts"), run),
             "cancel": {"id": self.world.queued[level].pk},
             "resume": {"id": self.world.queued[level].pk},
-            **dict.fromkeys(("panel-bin", "panel-csv", "panel-json"), {**run, "index": 0}),
+            **{form: {**run, "index": 0} for form in ("panel-bin", "panel-csv", "panel-json")},
             "artifact": {**run, "name": "resid_pre.safetensors"},
             "token": {"id": self.token_id},
         }.get(name, {})
@@ -119,7 +119,9 @@ class Walker:
         }.get(name)
 
     def call(self, name: str, method: str, role: str, level: str = "public") -> Any:
-        address = "/api/v1/no/such/" if name == "nowhere" else reverse(f"api:{name}", kwargs=self.arguments(name, level))
+        address = (
+            "/api/v1/no/such/" if name == "nowhere" else reverse(f"api:{name}", kwargs=self.arguments(name, level))
+        )
         query = {"model": "tiny"} if name == "version-tokens" else {}
         client = self.clients[role]
         if method == "get":
@@ -211,16 +213,14 @@ def test_an_object_is_changed_only_by_its_owner_or_an_admin(walker: Walker, name
 @pytest.mark.parametrize("role", ROLES)
 def test_lists_hold_all_that_is_visible_and_nothing_else(walker: Walker, role: str) -> None:
     expected_runs = {
-        str(run.pk)
-        for level in SEES[role]
-        for run in (walker.world.runs[level], walker.world.queued[level])
+        str(run.pk) for level in SEES[role] for run in (walker.world.runs[level], walker.world.queued[level])
     }
     expected_sets = {str(walker.world.prompts[level].prompt_set_id) for level in SEES[role]}
     assert_same({row["id"] for row in walker.call("runs", "get", role).json()["results"]}, expected_runs)
     assert_same({row["id"] for row in walker.call("prompt-sets", "get", role).json()["results"]}, expected_sets)
 
 
-@pytest.mark.parametrize("role", ("reader", "colleague", "owner", "admin"))
+@pytest.mark.parametrize("role", ["reader", "colleague", "owner", "admin"])
 def test_the_queue_shows_visible_runs_and_counts_the_others(walker: Walker, role: str) -> None:
     body = walker.call("queue", "get", role).json()
     assert_same(

@@ -10,6 +10,7 @@ import base64
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any, Final
 from uuid import UUID
 
@@ -95,8 +96,9 @@ def _tile_bytes(tile: Tile) -> bytes:
 
 
 def patiently(view: Any) -> Any:
-    """The same view, waiting for news as long as the request asks. `cls` keeps it known to the OpenAPI generator."""
+    """The same view, waiting for news as long as the request asks. It keeps the attributes that DRF gave it."""
 
+    @wraps(view)
     async def wait_for_news(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         answer = sync_to_async(view, thread_sensitive=True)
         response: HttpResponseBase = await answer(request, *args, **kwargs)
@@ -110,8 +112,6 @@ def patiently(view: Any) -> Any:
         again: HttpResponseBase = await answer(request, *args, **kwargs)
         return again
 
-    wait_for_news.cls = view.cls  # type: ignore[attr-defined]
-    wait_for_news.initkwargs = view.initkwargs  # type: ignore[attr-defined]
     return wait_for_news
 
 
