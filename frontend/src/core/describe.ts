@@ -33,6 +33,11 @@ export function cellText(panel: PanelState, plane: number, cell: Cell): string {
   return `${rowName(panel, cell.row)}, ${columnName(panel, cell.column)}, ${title} ${valueText(value, quantity?.unit ?? '')}`;
 }
 
+/** `Recovery` → `recovery`, but `KL divergence` stays. */
+function inSentence(title: string): string {
+  return /^[A-Z][a-z]/u.test(title) ? title.charAt(0).toLowerCase() + title.slice(1) : title;
+}
+
 /** One or two sentences that stand for the figure where it cannot be seen. */
 export function summary(panel: PanelState, plane: number): string {
   const { store, payload } = panel;
@@ -40,5 +45,5 @@ export function summary(panel: PanelState, plane: number): string {
   const size = `${payload.title}: ${payload.rows.ticks.length} ${payload.rows.name}s by ${payload.columns.ticks.length} ${payload.columns.name}s, ${store.done} of ${store.cells} cells computed.`;
   const [best] = store.strongest(plane, 1);
   if (!best || !quantity) return size;
-  return `${size} Strongest ${quantity.title.toLowerCase()}: ${valueText(best.value, quantity.unit)} at ${rowName(panel, best.row)}, ${columnName(panel, best.column)}.`;
+  return `${size} Strongest ${inSentence(quantity.title)}: ${valueText(best.value, quantity.unit)} at ${rowName(panel, best.row)}, ${columnName(panel, best.column)}.`;
 }

@@ -139,9 +139,13 @@ function columnLabels({ geometry: g, panel }: SvgInput): string[] {
       ? { family: MONO, anchor: 'middle' }
       : { family: MONO, anchor: 'end', transform: `rotate(-45 ${round(x + 4)} ${round(base + 16)})` };
     const at = flat ? { x, y: base + 15 } : { x: x + 4, y: base + 18 };
-    const lines = [text(at.x, at.y, label.clean, { ...style, ...(label.differs ? { fill: ACCENT } : {}) })];
-    if (label.corrupted !== null) lines.push(text(at.x, at.y + 14, label.corrupted, { ...style, fill: MUTED }));
-    return lines;
+    const fill = label.differs ? { fill: ACCENT } : {};
+    if (label.corrupted === null) return [text(at.x, at.y, label.clean, { ...style, ...fill })];
+    if (!flat) return [text(at.x, at.y, `${label.corrupted} / ${label.clean}`, { ...style, ...fill })];
+    return [
+      text(at.x, at.y, label.clean, { ...style, ...fill }),
+      text(at.x, at.y + 14, label.corrupted, { ...style, fill: MUTED }),
+    ];
   });
   out.push(text(g.plot.x + g.contentWidth, g.height - 6, panel.columns.title, { anchor: 'end', weight: 600, fill: MUTED }));
   return out;

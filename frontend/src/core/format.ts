@@ -21,6 +21,13 @@ function fixed(size: number, digits: number): string {
   return rounded.toFixed(Math.min(decimals, 8));
 }
 
+/** A value inside a cell: as many decimals as the scale's size makes worth reading, never more than two. */
+export function inCell(value: number, size: number): string {
+  const decimals = size >= 100 ? 0 : size >= 10 ? 1 : 2;
+  const text = value.toFixed(decimals);
+  return Number(text) === 0 ? (0).toFixed(decimals) : text.replace('-', MINUS);
+}
+
 /** Short form for scale ticks: `1`, `0.5`, `−1`. */
 export function tick(value: number): string {
   const text = String(Number(value.toPrecision(3)));
@@ -69,7 +76,8 @@ export function flops(value: number): string {
 /** `14:02:07` in the reader's own time zone. */
 export function clock(iso: string): string {
   const at = new Date(iso);
-  return Number.isNaN(at.getTime()) ? '' : at.toLocaleTimeString('en-GB');
+  const two = (value: number): string => String(value).padStart(2, '0');
+  return Number.isNaN(at.getTime()) ? '' : `${two(at.getHours())}:${two(at.getMinutes())}:${two(at.getSeconds())}`;
 }
 
 export function dateTime(iso: string | null): string {
@@ -77,7 +85,7 @@ export function dateTime(iso: string | null): string {
   const at = new Date(iso);
   return Number.isNaN(at.getTime())
     ? ''
-    : `${at.toLocaleDateString('en-CA')} ${at.toLocaleTimeString('en-GB', { hour: '2-digit', minute: '2-digit' })}`;
+    : `${at.getFullYear()}-${String(at.getMonth() + 1).padStart(2, '0')}-${String(at.getDate()).padStart(2, '0')} ${clock(iso).slice(0, 5)}`;
 }
 
 /** `positive_outcome` → `Positive outcome`. */

@@ -1,6 +1,6 @@
 /** Axes of the heatmap: layer numbers that stay put while the figure scrolls, tokens under their columns. */
 import type { HeatFigure, Ink } from './heat';
-import { type ColumnLabel, type Geometry, xOf, yOf } from './heat-layout';
+import { type ColumnLabel, type Geometry, PAIR_GAP, xOf, yOf } from './heat-layout';
 
 const GROUP = 4;
 const LINE = 15;
@@ -93,7 +93,7 @@ function steepLabel(
     ctx.fillStyle = ink.accent;
     ctx.fillRect(-width, 7, width, 1.5);
     ctx.fillStyle = ink.muted;
-    ctx.fillText(label.corrupted, 0, LINE);
+    ctx.fillText(label.corrupted, -width - PAIR_GAP, 0);
   }
   ctx.restore();
 }

@@ -63,7 +63,12 @@ const MAX_CELL_H = 40;
 /** Up to this many columns keep a width at which tokens can be read, and scroll; more are fitted as an overview. */
 const SCROLLED_COLUMNS = 64;
 const LABEL_LIMIT = 14;
-const MIN_LABEL_STEP = 15;
+/** Labels at 45° need this much room side by side. */
+const MIN_LABEL_STEP = 17;
+/** More differing columns than this say nothing as labels of an overview. */
+const MAX_DIFFERING = 24;
+/** Between a clean token and the corrupted one behind it, in a steep label. */
+export const PAIR_GAP = 10;
 
 export function fullView(rows: number, columns: number): Rect {
   return { r0: 0, c0: 0, r1: rows, c1: columns };
@@ -79,14 +84,14 @@ export function layout(input: LayoutInput): Geometry {
   const cellW = nc <= SCROLLED_COLUMNS ? Math.min(MAX_CELL_W, Math.max(MIN_READABLE, fitted)) : fitted;
   const cellH = Math.min(MAX_CELL_H, Math.max(maxPlotHeight / nr, nr <= 48 ? 13 : 0.5));
   const widest = widestLabel(columns.ticks, view, measure);
-  const labelMode: LabelMode = widest + 6 <= cellW ? 'flat' : 'steep';
+  const labelMode: LabelMode = widest.flat + 6 <= cellW ? 'flat' : 'steep';
   const labels = chooseLabels(columns.ticks, view, cellW, labelMode);
   const twoLines = labels.some((label) => label.corrupted !== null);
   const h = cellH * nr;
   const contentWidth = cellW * nc;
   return {
     width,
-    height: Math.ceil(TOP + h + axisHeight(labelMode, twoLines, widest, columns)),
+    height: Math.ceil(TOP + h + axisHeight(labelMode, twoLines, widest.steep, columns)),
     plot: { x: gutter, y: TOP, w: Math.min(plotW, contentWidth), h },
     contentWidth,
     cellW,
@@ -105,22 +110,26 @@ function gutterWidth(rows: Axis, measure: (text: string) => number): number {
   return Math.ceil(Math.max(40, widest + 24));
 }
 
-function widestLabel(ticks: Tick[], view: Rect, measure: (text: string) => number): number {
-  let widest = 0;
+/** Width of the widest label with both tokens on two lines (flat) and on one (steep). */
+function widestLabel(ticks: Tick[], view: Rect, measure: (text: string) => number): { flat: number; steep: number } {
+  let flat = 0;
+  let steep = 0;
   const step = Math.max(1, Math.floor((view.c1 - view.c0) / 400));
   for (let c = view.c0; c < view.c1; c += step) {
     const tick = ticks[c];
     if (!tick) continue;
-    widest = Math.max(widest, measure(short(tick.label, LABEL_LIMIT)) + (glyph(tick.label).chip ? 6 : 0));
-    if (tick.differs && tick.corrupted !== null) widest = Math.max(widest, measure(short(tick.corrupted, LABEL_LIMIT)));
+    const clean = measure(short(tick.label, LABEL_LIMIT)) + (glyph(tick.label).chip ? 6 : 0);
+    const corrupted = tick.differs && tick.corrupted !== null ? measure(short(tick.corrupted, LABEL_LIMIT)) : 0;
+    flat = Math.max(flat, clean, corrupted);
+    steep = Math.max(steep, clean + (corrupted > 0 ? PAIR_GAP + corrupted : 0));
   }
-  return widest;
+  return { flat, steep };
 }
 
 function axisHeight(mode: LabelMode, twoLines: boolean, widest: number, columns: Axis): number {
   const indexLine = columns.name === 'position' ? LINE : 0;
   if (mode === 'flat') return AXIS_GAP + LINE * (twoLines ? 2 : 1) + indexLine + LINE + 6;
-  return AXIS_GAP + widest * Math.SQRT1_2 + LINE * Math.SQRT1_2 * (twoLines ? 2 : 1) + indexLine + LINE + 8;
+  return AXIS_GAP + widest * Math.SQRT1_2 + LINE * Math.SQRT1_2 + indexLine + LINE + 8;
 }
 
 /** Columns to label: all where they fit; else first, last and differing ones, then every k-th that has room. */
@@ -134,9 +143,11 @@ export function chooseColumns(differs: boolean[], cellW: number): number[] {
   };
   add(0);
   add(count - 1);
-  differs.forEach((differ, i) => {
-    if (differ) add(i);
-  });
+  if (differs.filter(Boolean).length <= MAX_DIFFERING) {
+    differs.forEach((differ, i) => {
+      if (differ) add(i);
+    });
+  }
   const step = niceStep(MIN_LABEL_STEP / cellW);
   for (let i = 0; i < count; i += step) add(i);
   return taken.sort((a, b) => a - b);

@@ -71,19 +71,22 @@ function decimated(input: RasterInput, words: Uint32Array, { width, height, nr, 
   const { values, known, columns, view, flip, lut, domain, rest, notNumber } = input;
   const best = new Float32Array(width * height);
   const state = new Uint8Array(width * height); // 0 unknown, 1 only NaN so far, 2 has a value
+  const size = new Float32Array(width * height).fill(-1); // |best − rest|
+  const across = Uint32Array.from({ length: nc }, (_, c) => Math.floor((c * width) / nc));
   for (let r = 0; r < nr; r += 1) {
     const row = flip ? view.r0 + r : view.r1 - 1 - r;
     const line = Math.floor((r * height) / nr) * width;
-    for (let c = 0; c < nc; c += 1) {
-      const from = row * columns + view.c0 + c;
+    let from = row * columns + view.c0;
+    for (let c = 0; c < nc; c += 1, from += 1) {
       if (known[from] === 0) continue;
-      const at = line + Math.floor((c * width) / nc);
+      const at = line + across[c]!;
       const value = values[from]!;
-      if (Number.isNaN(value)) state[at] = Math.max(1, state[at]!);
-      else if (state[at] !== 2 || Math.abs(value - rest) > Math.abs(best[at]! - rest)) {
+      const away = Math.abs(value - rest);
+      if (away > size[at]!) {
         best[at] = value;
+        size[at] = away;
         state[at] = 2;
-      }
+      } else if (state[at] === 0) state[at] = 1;
     }
   }
   const factor = LUT_SIZE / (domain[1] - domain[0] || 1);

@@ -7,7 +7,7 @@ import { paintAxes } from './heat-axes';
 import { type Cell, type Geometry, xOf, yOf } from './heat-layout';
 import { type Raster, rasterise } from './heat-raster';
 import type { Rect, TileStore } from './tiles';
-import { number } from './format';
+import { inCell } from './format';
 import type { Axis } from './types';
 
 /** Colours of the current theme, read from the page's CSS so that a canvas and its page always agree. */
@@ -187,7 +187,7 @@ export class HeatPainter {
     ctx.fillStyle = inkOn(lut, i);
     if (at.values) {
       ctx.font = `11px ${ink.sans}`;
-      ctx.fillText(number(value, 2), at.x, at.y + 0.5);
+      ctx.fillText(inCell(value, Math.max(Math.abs(domain[0]), Math.abs(domain[1]))), at.x, at.y + 0.5);
     }
     if (!over && !under) return;
     const size = Math.min(g.cellW, g.cellH) * 0.16;

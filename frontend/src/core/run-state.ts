@@ -25,6 +25,8 @@ const LOG_LIMIT = 5000;
 export class RunState {
   run: RunDetail;
   panels: PanelState[] = [];
+  /** Grows when a panel is announced. */
+  announced = 0;
   logs: LogLine[] = [];
   progress: ProgressPayload | null = null;
   /** Highest sequence number up to which nothing is missing. */
@@ -60,11 +62,13 @@ export class RunState {
     if (known && [known.store.planes, known.store.rows, known.store.columns].join() === shape) {
       // Announced again by a later attempt: the values computed so far stay.
       this.panels[payload.index] = { payload, store: known.store };
+      this.announced += 1;
       this.version += 1;
       return;
     }
     const store = new TileStore(payload.quantities.length, payload.rows.ticks.length, payload.columns.ticks.length);
     this.panels[payload.index] = { payload, store };
+    this.announced += 1;
     this.version += 1;
   }
 

@@ -84,22 +84,16 @@ export class TileStore {
       throw new RangeError(`A snapshot of ${values.length} values does not fit ${this.values.length}.`);
     }
     const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
-    for (let i = 0; i < this.cells; i += 1) {
-      if (!this.anyKnown(bits, i)) continue;
-      for (let p = 0; p < this.planes; p += 1) this.values[p * this.cells + i] = values[p * this.cells + i]!;
-      if (this.known[i] === 0) {
-        this.known[i] = 1;
-        this.done += 1;
-      }
+    const { cells, planes, known } = this;
+    for (let i = 0; i < cells; i += 1) {
+      let p = 0;
+      while (p < planes && bits[p * cells + i] === UNKNOWN_BITS) p += 1;
+      if (p === planes) continue;
+      for (p = 0; p < planes; p += 1) this.values[p * cells + i] = values[p * cells + i]!;
+      this.done += 1 - known[i]!;
+      known[i] = 1;
     }
     this.version += 1;
-  }
-
-  private anyKnown(bits: Uint32Array, cell: number): boolean {
-    for (let p = 0; p < this.planes; p += 1) {
-      if (bits[p * this.cells + cell] !== UNKNOWN_BITS) return true;
-    }
-    return false;
   }
 
   isKnown(row: number, column: number): boolean {

@@ -36,8 +36,21 @@ const NAMED = new Map([
   ['\r', '␍'],
 ]);
 
+const CACHE_LIMIT = 4096;
+const cache = new Map<string, Glyph>();
+
 /** The printable form of one token. An empty token prints as `∅`. */
 export function glyph(token: string): Glyph {
+  let found = cache.get(token);
+  if (found === undefined) {
+    if (cache.size >= CACHE_LIMIT) cache.clear();
+    found = printable(token);
+    cache.set(token, found);
+  }
+  return found;
+}
+
+function printable(token: string): Glyph {
   const chip = CHIPS.get(token);
   if (chip !== undefined) return { text: chip, chip: true };
   if (SPECIAL.test(token)) return { text: `‹${token.slice(2, -2)}›`, chip: true };

@@ -9,8 +9,11 @@ import type { Quantity } from '../core/types';
 import { clampRect, type FigureView, MAX_PINS, readView } from '../core/view-url';
 
 export class FigureModel {
-  /** Grows once a frame while values arrive; whoever reads values reads this too. */
+  /** Grows once a frame while values arrive. `panel` does not depend on it: whoever reads values reads this too. */
   tick = $state(0);
+  /** The same at a calmer pace on large maps, for what costs a pass over all cells: legend, ranking, summary. */
+  calm = $state(0);
+  private opened = $state(0);
   panelIndex = $state(0);
   plane = $state(0);
   pins = $state.raw<Cell[]>([]);
@@ -27,6 +30,8 @@ export class FigureModel {
   asTable = $state(false);
   theme = $state<Theme>('light');
   private wanted: FigureView;
+  /** The same object while nothing changed, so that the layout is not made anew with every value. */
+  private lastView: Rect = fullView(1, 1);
 
   constructor(readonly run: RunState, search: string) {
     this.wanted = readView(search);
@@ -41,6 +46,7 @@ export class FigureModel {
   /** A view asked for in the address waits until its panel is announced. */
   settle(): void {
     const panels = this.run.panels;
+    this.opened = this.run.announced;
     if (this.wanted.panel !== null) {
       const index = panels.findIndex((panel) => panel.payload.name === this.wanted.panel);
       if (index >= 0) {
@@ -56,7 +62,7 @@ export class FigureModel {
   }
 
   get panel(): PanelState | undefined {
-    void this.tick;
+    void this.opened;
     return this.run.panels[this.panelIndex];
   }
 
@@ -67,7 +73,11 @@ export class FigureModel {
   get view(): Rect {
     const store = this.panel?.store;
     if (!store) return fullView(1, 1);
-    return clampRect(this.zoomed, store.rows, store.columns) ?? fullView(store.rows, store.columns);
+    const view = clampRect(this.zoomed, store.rows, store.columns) ?? fullView(store.rows, store.columns);
+    const last = this.lastView;
+    if (view.r0 === last.r0 && view.c0 === last.c0 && view.r1 === last.r1 && view.c1 === last.c1) return last;
+    this.lastView = view;
+    return view;
   }
 
   get pinned(): Pin[] {
@@ -77,7 +87,7 @@ export class FigureModel {
   /** Panels with this quantity: they share its scale. */
   get sharing(): number {
     const key = this.quantity?.key;
-    void this.tick;
+    void this.opened;
     return this.run.panels.filter((panel) => panel.payload.quantities.some((q) => q.key === key)).length;
   }
 
@@ -90,6 +100,12 @@ export class FigureModel {
     const [low, high] = this.locked ? this.union(quantity) : quantity.domain;
     if (quantity.scale === 'diverging') return symmetric(low, high);
     return high > low ? [low, high] : [low, low + 1];
+  }
+
+  /** Every panel announced so far. */
+  get panels(): PanelState[] {
+    void this.opened;
+    return [...this.run.panels];
   }
 
   private union(quantity: Quantity): [number, number] {

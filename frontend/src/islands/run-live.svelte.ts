@@ -24,6 +24,8 @@ declare global {
 
 const KEPT = 1000;
 const QUEUE_POLL_MS = 5000;
+const SMALL_MAP = 5000;
+const CALM_MS = 250;
 
 export class RunLive {
   readonly state: RunState;
@@ -39,6 +41,7 @@ export class RunLive {
   private arrivals: number[] = [];
   private spokenTenth = -1;
   private spokenStatus = '';
+  private calmTimer: ReturnType<typeof setTimeout> | undefined;
   private queueTimer: ReturnType<typeof setInterval> | undefined;
 
   constructor(
@@ -79,10 +82,15 @@ export class RunLive {
     };
     this.mark();
     this.feed.start();
-    this.feed.loadStored().catch((error: unknown) => (this.problem = problemOf(error).message));
+    this.feed.loadStored().catch((error: unknown) => {
+      // Offline has its banner; what cannot be fetched now comes with the feed.
+      const problem = problemOf(error);
+      if (problem.status !== 0) this.problem = `${problem.message} ${problem.remedy}`.trim();
+    });
     this.queueTimer = setInterval(() => void this.refreshQueue(), QUEUE_POLL_MS);
     return () => {
       clearInterval(this.queueTimer);
+      clearTimeout(this.calmTimer);
       this.feed.stop();
     };
   }
@@ -94,6 +102,7 @@ export class RunLive {
     this.arrivals = [];
     this.model.settle();
     flushSync(() => (this.model.tick += 1));
+    this.calmDown();
     this.mark();
     this.speak();
     nextFrame(() => {
@@ -102,6 +111,19 @@ export class RunLive {
       for (const at of arrivals) keep(this.latencies, now - at);
     });
   };
+
+  /** Passes over all cells (legend, ranking) come with every frame of a small map, four times a second of a large one. */
+  private calmDown(): void {
+    const cells = this.model.panel?.store.cells ?? 0;
+    if (cells <= SMALL_MAP) {
+      flushSync(() => (this.model.calm += 1));
+      return;
+    }
+    this.calmTimer ??= setTimeout(() => {
+      this.calmTimer = undefined;
+      this.model.calm += 1;
+    }, CALM_MS);
+  }
 
   private mark(): void {
     const { dataset } = this.host;
