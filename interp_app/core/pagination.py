@@ -15,17 +15,21 @@ from typing import Any, Final, Generic, TypeVar
 from uuid import UUID
 
 from django.db.models import Q, QuerySet
+from rest_framework import serializers
 from rest_framework.pagination import BasePagination
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.utils.urls import replace_query_param
 from rest_framework.views import APIView
 
+from interp_app.core.api import StrictSerializer
 from interp_app.core.errors import ServiceError
 
 PAGE_SIZE: Final = 50
 MAX_PAGE_SIZE: Final = 200
 Row = TypeVar("Row")
+_CURSOR: Final = "Where the page starts; taken from `next` or `previous`, never made up."
+_LIMIT: Final = f"Rows a page; default {PAGE_SIZE}."
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,17 +149,24 @@ class KeysetPagination(BasePagination):
                 "name": "cursor",
                 "in": "query",
                 "required": False,
-                "description": "Where the page starts; taken from `next` or `previous`, never made up.",
+                "description": _CURSOR,
                 "schema": {"type": "string"},
             },
             {
                 "name": "limit",
                 "in": "query",
                 "required": False,
-                "description": "Rows a page.",
+                "description": _LIMIT,
                 "schema": {"type": "integer", "minimum": 1, "maximum": MAX_PAGE_SIZE, "default": PAGE_SIZE},
             },
         ]
+
+
+class PageQuerySerializer(StrictSerializer):
+    """The parameters of a page, for lists that take filters as well."""
+
+    cursor = serializers.CharField(required=False, help_text=_CURSOR)
+    limit = serializers.IntegerField(required=False, min_value=1, max_value=MAX_PAGE_SIZE, help_text=_LIMIT)
 
 
 class WholeList(KeysetPagination):

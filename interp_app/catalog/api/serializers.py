@@ -5,6 +5,7 @@ from rest_framework import serializers
 
 from interp_app.catalog.uploads import MAX_PAIRS, MAX_WORDS
 from interp_app.core.api import StrictSerializer
+from interp_app.core.pagination import PageQuerySerializer
 from interp_app.core.visibility import Visibility
 
 
@@ -223,14 +224,12 @@ class PromptCheckSerializer(StrictSerializer):
     pairs = PairsField(min_length=1, max_length=1000)
 
 
-class PromptSetQuerySerializer(StrictSerializer):
+class PromptSetQuerySerializer(PageQuerySerializer):
     """Filters of the list of prompt sets."""
 
     q = serializers.CharField(required=False, max_length=200, help_text="Part of the title.")
-    task = serializers.CharField(required=False, max_length=40)
+    task = serializers.CharField(required=False, max_length=40, help_text="Exactly this task.")
     archived = serializers.BooleanField(required=False, help_text="The archived ones instead of the others.")
-    cursor = serializers.CharField(required=False)
-    limit = serializers.CharField(required=False)
 
 
 class TokensQuerySerializer(StrictSerializer):

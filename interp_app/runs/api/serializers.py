@@ -8,6 +8,7 @@ from rest_framework import serializers
 
 from interp_app.catalog.api.serializers import PersonSerializer
 from interp_app.core.api import StrictSerializer
+from interp_app.core.pagination import PageQuerySerializer
 from interp_app.core.visibility import Visibility
 from interp_app.runs.models import Status
 
@@ -261,7 +262,7 @@ class RunChangeSerializer(StrictSerializer):
     archived = serializers.BooleanField(required=False)
 
 
-class HistoryQuerySerializer(StrictSerializer):
+class HistoryQuerySerializer(PageQuerySerializer):
     """Filters of the history."""
 
     q = serializers.CharField(required=False, max_length=200, help_text="Part of the run's or prompt set's title.")
@@ -270,8 +271,8 @@ class HistoryQuerySerializer(StrictSerializer):
     prompts = serializers.CharField(
         required=False, max_length=64, help_text="Id of a prompt set, or a built-in's slug."
     )
-    method = serializers.CharField(required=False, max_length=40)
-    tag = serializers.CharField(required=False, max_length=40)
+    method = serializers.CharField(required=False, max_length=40, help_text="Name.")
+    tag = serializers.CharField(required=False, max_length=40, help_text="Exactly this tag.")
     owner = serializers.CharField(required=False, max_length=150, help_text="Account name, account id, or `me`.")
     archived = serializers.BooleanField(required=False, help_text="The archived ones instead of the others.")
     since = serializers.DateTimeField(required=False, help_text="Created at or after.")
@@ -279,8 +280,6 @@ class HistoryQuerySerializer(StrictSerializer):
     ordering = serializers.ChoiceField(
         choices=["-created", "created"], required=False, help_text="Newest or oldest first; default newest."
     )
-    cursor = serializers.CharField(required=False)
-    limit = serializers.CharField(required=False)
 
 
 class FiniteField(serializers.FloatField):
