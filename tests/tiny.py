@@ -31,7 +31,7 @@ CONFIG: Final[dict[str, Any]] = {
 
 
 def pairs(count: int) -> list[PromptPair]:
-    """Token-aligned pairs of ten tokens: who gets the drink depends on who gave it."""
+    """Token-aligned pairs of thirteen tokens: who gets the drink depends on who gave it."""
     found = []
     for n in range(count):
         first, second = NAMES[n % len(NAMES)], NAMES[(n + 1 + n // len(NAMES)) % len(NAMES)]

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM
 
@@ -87,8 +88,8 @@ def load_module(folder: Path, *, dtype: torch.dtype, device: torch.device) -> nn
             local_files_only=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"The model in {folder.name!r} cannot be loaded: {error}") from error
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"The model in {folder.name!r} cannot be loaded: {error}.") from error
     module, info = loaded
     missing = sorted(info["missing_keys"])
     if missing:

@@ -1,0 +1,184 @@
+"""The experiment: what it says in which order, what it costs, what it refuses, and that resuming loses nothing."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from tests import tiny
+from tracing.errors import MetricError, PromptError, SiteError
+from tracing.experiments import get
+from tracing.experiments.activation_patching import ActivationPatchingSpec
+from tracing.experiments.events import Event, Log, PanelOpened, Progress, Result, Tile
+from tracing.experiments.registry import PromptFacts
+from tracing.families import model_facts
+from tracing.models import LanguageModel
+from tracing.prompts import PromptPair
+from tracing.results import Grid
+
+T = TypeVar("T")
+METHOD = get("activation_patching")
+FACTS = model_facts(tiny.CONFIG)
+
+
+class Context:
+    """A worker's context: remembers stored tiles, stops after some questions."""
+
+    def __init__(self, stored: Sequence[Tile] = (), stop_after: int = 10**9) -> None:
+        self.stored, self.left = stored, stop_after
+
+    def should_stop(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+    def stored_tiles(self, panel: int) -> list[Tile]:
+        return [tile for tile in self.stored if tile.panel == panel]
+
+    def save_array(self, name: str, array: np.ndarray) -> None:
+        raise AssertionError("this method keeps no extra arrays")
+
+
+@pytest.fixture(scope="module")
+def model(tiny_folder: Path) -> LanguageModel:
+    return LanguageModel(tiny_folder)
+
+
+def run(model: LanguageModel, context: Context | None = None, pairs: Any = None, **params: Any) -> list[Event]:
+    spec = ActivationPatchingSpec(**params)
+    return list(METHOD.run(spec, model, pairs or tiny.pairs(3), context or Context()))
+
+
+def of(events: Sequence[Event], kind: type[T]) -> list[T]:
+    return [event for event in events if isinstance(event, kind)]
+
+
+def test_panels_come_before_tiles_and_results_last(model: LanguageModel) -> None:
+    events = run(model, sites=("resid_pre", "z"))
+    kinds = [event.kind for event in events]
+    assert kinds[0] == "progress"
+    assert kinds.index("tile") > max(n for n, kind in enumerate(kinds) if kind == "panel")
+    assert kinds[-2:] == ["result", "result"]
+    assert [opened.panel.name for opened in of(events, PanelOpened)] == ["resid_pre", "z"]
+    assert of(events, Progress)[0].stage == "baselines"
+
+
+def test_tiles_fill_every_cell_of_every_panel_once(model: LanguageModel) -> None:
+    events = run(model, sites=("resid_pre", "mlp_out"))
+    filled = np.zeros((2, 3, 13), int)
+    for tile in of(events, Tile):
+        planes, height, width = tile.values.shape
+        assert planes == 2
+        filled[tile.panel, tile.r0 : tile.r0 + height, tile.c0 : tile.c0 + width] += 1
+    assert (filled == 1).all()
+    last = of(events, Progress)[-1]
+    assert (last.done, last.total) == (78, 78)
+
+
+def test_a_panel_knows_its_baselines_and_domains_before_the_first_cell(model: LanguageModel) -> None:
+    opened = of(run(model), PanelOpened)[0].panel
+    clean, corrupted = opened.facts["clean"], opened.facts["corrupted"]
+    recovery, raw = opened.quantities
+    assert (recovery.key, recovery.domain, recovery.anchors) == (
+        "recovery", (-1.0, 1.0), {"0": "corrupted run", "1": "clean run"},
+    )  # fmt: skip
+    assert raw.domain[1] == -raw.domain[0] == pytest.approx(1.25 * max(abs(clean), abs(corrupted)))
+    assert opened.columns.ticks[1].label.strip() in tiny.NAMES
+    assert opened.facts["direction"] == "denoising"
+
+
+def test_the_plan_is_in_the_log(model: LanguageModel) -> None:
+    assert any("39 cells" in log.message for log in of(run(model), Log))
+
+
+def test_results_are_grids_with_a_summary(model: LanguageModel) -> None:
+    result = of(run(model), Result)[0]
+    grid = Grid.from_parts(result.data, result.arrays)
+    assert grid.raw.shape == (3, 13)
+    assert grid.examples.shape == (3, 3, 13)
+    assert result.summary["clean"] == pytest.approx(float(grid.clean.mean()))
+    best = result.summary["best"]
+    assert best["value"] == pytest.approx(float(grid.recovery[best["layer"], best["position"]]))
+
+
+def test_a_resumed_run_gives_the_bits_of_an_undisturbed_one(model: LanguageModel) -> None:
+    undisturbed = run(model, sites=("resid_pre", "attn_out"))
+    stopped = run(model, Context(stop_after=2), sites=("resid_pre", "attn_out"))
+    assert of(stopped, Result) == []
+    stored = of(stopped, Tile)
+    assert 0 < len(stored) < len(of(undisturbed, Tile))
+    resumed = run(model, Context(stored), sites=("resid_pre", "attn_out"))
+    assert len(of(resumed, Tile)) == len(of(undisturbed, Tile)) - len(stored)
+    for one, other in zip(of(resumed, Result), of(undisturbed, Result), strict=True):
+        assert one.summary == other.summary
+        for name, array in one.arrays.items():
+            np.testing.assert_array_equal(array, other.arrays[name])
+
+
+def test_equal_baselines_warn_and_leave_recovery_unknown(model: LanguageModel) -> None:
+    events = run(model, metric="accuracy")
+    assert any(log.level == "warning" and "too close" in log.message for log in of(events, Log))
+    assert of(events, Result)[0].summary["best"] is None
+
+
+def test_cost_counts_cells_and_is_below_one_forward_a_cell() -> None:
+    spec = ActivationPatchingSpec(sites=("resid_pre", "resid_mid"))
+    cost = METHOD.cost(spec, FACTS, PromptFacts((10, 10, 8)))
+    assert cost.cells == 2 * 3 * 10
+    assert 0 < cost.flops < cost.naive_flops / 3
+
+
+def test_cost_is_the_plan_of_the_run_where_differences_are_known(model: LanguageModel) -> None:
+    events = run(model)
+    cost = METHOD.cost(ActivationPatchingSpec(), model.facts, PromptFacts((13, 13, 13), (8, 8, 8)))
+    unknown = METHOD.cost(ActivationPatchingSpec(), model.facts, PromptFacts((13, 13, 13)))
+    assert cost.cells == sum(tile.values[0].size for tile in of(events, Tile))
+    assert cost.flops < unknown.flops
+
+
+def test_a_head_map_is_of_z_only() -> None:
+    with pytest.raises(ValidationError, match="resid_pre has no head axis"):
+        ActivationPatchingSpec(sites=("z", "resid_pre"), over="layer_head")
+
+
+def test_a_site_named_twice_is_refused() -> None:
+    with pytest.raises(ValidationError, match="named twice"):
+        ActivationPatchingSpec(sites=("z", "z"))
+
+
+def test_an_unknown_site_is_refused() -> None:
+    with pytest.raises(ValidationError, match="sites"):
+        ActivationPatchingSpec(sites=("hidden",))
+
+
+def test_a_site_the_family_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tracing.experiments.activation_patching.sites_of_family", lambda _: ("resid_pre",))
+    with pytest.raises(SiteError, match="family gpt2 has no site resid_mid"):
+        ActivationPatchingSpec(sites=("resid_mid",)).check_model(FACTS)
+    ActivationPatchingSpec().check_model(FACTS)
+
+
+def test_a_missing_foil_is_found_before_queueing_and_when_running(model: LanguageModel) -> None:
+    bare = [pair.model_copy(update={"foil": ()}) for pair in tiny.pairs(2)]
+    with pytest.raises(PromptError, match=r"Pair 1: the metric logit_diff compares.*\(1 more problem\.\)"):
+        ActivationPatchingSpec().check_pairs(bare)
+    with pytest.raises(PromptError, match="Pair 1: the metric logit_diff"):
+        run(model, pairs=bare)
+    ActivationPatchingSpec(metric="prob").check_pairs(bare)
+
+
+def test_a_misaligned_pair_ends_the_run_with_its_number(model: LanguageModel) -> None:
+    pairs = [*tiny.pairs(1), PromptPair(clean="Mary saw", corrupted="Mary saw John", answer="a", foil="the")]
+    with pytest.raises(PromptError, match="Pair 2: clean has 2 tokens, corrupted has 3"):
+        run(model, pairs=pairs)
+
+
+def test_weights_that_give_no_number_end_the_run_with_the_pair(tiny_folder: Path) -> None:
+    model = LanguageModel(tiny_folder)
+    model.module.lm_head.weight[:] = float("nan")
+    with pytest.raises(
+        MetricError, match=r"'logit_diff' is not a number for pair 1 \(the clean prompt\), and for 2 more"
+    ):
+        run(model)

@@ -1,0 +1,55 @@
+"""An adapter that describes the model passes; one that is wrong in any part fails loudly."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.decoders import FAMILIES, gpt2, language_model
+from tracing import families
+from tracing.errors import AdapterError
+from tracing.families import HeadSlice
+from tracing.models import LanguageModel
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_adapter_of_a_family_is_exact(family: str, dtype: torch.dtype) -> None:
+    report = families.check(language_model(family, dtype))
+    assert report.exact
+    assert max(identity.error for identity in report.identities) < (1e-14 if dtype == torch.float64 else 1e-5)
+    assert "describes this model" in str(report)
+    assert "pattern·v = z" in str(report)
+
+
+@pytest.mark.parametrize(
+    ("change", "broken"),
+    [
+        ({"v": HeadSlice("attn.c_attn", 1, 3)}, "pattern"),
+        ({"embeddings": ("transformer.wte",)}, "residual"),
+        ({"mlp": "mlp.c_fc"}, None),
+        ({"attn": "ln_1"}, None),
+        ({"out_proj": "attn.c_projection"}, None),
+    ],
+    ids=["k for v", "positions forgotten", "wrong width", "wrong module", "no such path"],
+)
+def test_a_wrong_adapter_is_refused(change: dict, broken: str | None) -> None:
+    model = LanguageModel(gpt2(), verify=False)
+    model.adapter = replace(model.adapter, **change)
+    with pytest.raises(AdapterError):
+        families.check(model)
+    if broken is not None:
+        report = families.check(model, strict=False)
+        assert [identity.name for identity in report.identities if not identity.holds] == [broken]
+
+
+def test_checking_leaves_no_hooks_and_the_attention_as_it_was() -> None:
+    model = language_model("llama")
+    families.check(model)
+    assert model.attention == "sdpa"
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.module.modules())
+
+
+def test_a_family_can_be_registered_once() -> None:
+    with pytest.raises(ValueError, match="'gpt2' is already registered"):
+        families.register(families.adapter_of("gpt2"))
