@@ -32,7 +32,7 @@ from tracing.experiments import events as said
 log = structlog.get_logger(__name__)
 
 EXIT_DEVICE_FAULT: Final = 70
-MIN_MEASURED_SECONDS: Final = 0.05
+MIN_MEASURED_SECONDS: Final = 0.02
 
 
 class Context:

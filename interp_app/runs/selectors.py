@@ -16,6 +16,7 @@ from interp_app.core.errors import not_found
 from interp_app.core.visibility import VisibleQuerySet
 from interp_app.runs.models import Run, RunArtifact, RunEvent, Tile, Worker
 from interp_app.runs.shapes import for_slim
+from interp_app.runs.states import RESUMABLE
 from tracing.experiments.registry import Cost
 
 
@@ -100,7 +101,7 @@ def can(user: Any, run: Run) -> dict[str, bool]:
     return {
         "edit": mine,
         "cancel": mine and live and run.cancel_requested_at is None,
-        "resume": mine and user.can_run and run.status in ("cancelled", "failed"),
+        "resume": mine and user.can_run and run.status in RESUMABLE,
     }
 
 

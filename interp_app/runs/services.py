@@ -104,7 +104,7 @@ def resume_run(*, run: Run, actor: User) -> Run:
     run = _locked(run, actor)
     if not actor.can_run:
         raise not_allowed("Your account may not run experiments.", "Ask an administrator for the role member.")
-    states.require(run.status, Status.QUEUED, action="resumed")
+    states.require_resumable(run.status)
     _require_queue_room(run.owner)
     events.append(
         run.pk,

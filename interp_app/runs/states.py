@@ -13,6 +13,9 @@ NEXT: Final[dict[str, frozenset[str]]] = {
     Status.CANCELLED: frozenset({Status.QUEUED}),
 }
 
+RESUMABLE: Final = frozenset({Status.FAILED, Status.CANCELLED})
+"""What people may queue again; that a worker may give a running run back is not theirs to ask for."""
+
 
 def may(now: str, then: str) -> bool:
     """Whether a run in state `now` may go to `then`."""
@@ -23,3 +26,9 @@ def require(now: str, then: str, *, action: str) -> None:
     """Raises `ServiceError` 409 where a run in state `now` may not go to `then`."""
     if not may(now, then):
         raise conflict("state_conflict", f"A run that is {now} cannot be {action}.")
+
+
+def require_resumable(now: str) -> None:
+    """Raises `ServiceError` 409 where a person may not queue a run in state `now` again."""
+    if now not in RESUMABLE:
+        raise conflict("state_conflict", f"A run that is {now} cannot be resumed.")

@@ -31,8 +31,9 @@ class Supervisor:
     """Runs `manage.py web` and `manage.py worker` until told to stop."""
 
     def __init__(self, manage: Path, *, host: str, port: int) -> None:
-        self._web_command = [sys.executable, str(manage), "web", "--host", host, "--port", str(port)]
-        self._worker_command = [sys.executable, str(manage), "worker"]
+        child = [sys.executable, str(manage)]
+        self._web_command = [*child, "web", "--host", host, "--port", str(port), "--end-with-parent"]
+        self._worker_command = [*child, "worker", "--end-with-parent"]
         self._stop = threading.Event()
         self._children: list[subprocess.Popen[bytes]] = []
 

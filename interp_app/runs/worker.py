@@ -16,7 +16,7 @@ from typing import Final
 
 import structlog
 from django.conf import settings
-from django.db import DatabaseError, InterfaceError, close_old_connections, connection
+from django.db import DatabaseError, InterfaceError, connection
 from django.utils import timezone
 
 from interp_app.catalog import files
@@ -41,12 +41,14 @@ EXIT_STUCK: Final = 71
 class WorkerProcess:
     """One process that computes runs, one after another, on one device."""
 
-    def __init__(self, name: str, *, leave: Callable[[int], None] = os._exit) -> None:
-        """`leave` ends the process at once; tests hand in something gentler."""
+    def __init__(
+        self, name: str, *, end_with_parent: bool = True, leave: Callable[[int], None] = os._exit
+    ) -> None:
+        """`end_with_parent`: stop once the parent process is gone. `leave` ends the process at once."""
         self.name = name
         self._leave = leave
         self._stopping = threading.Event()
-        self._parent = os.getppid()
+        self._parent = os.getppid() if end_with_parent else None
         self._held: tuple[Claim, Control] | None = None
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
@@ -93,7 +95,6 @@ class WorkerProcess:
         """Claim one run and execute it; False where there is none."""
         if self.stopping:
             return False
-        close_old_connections()
         claim = claims.claim_next(self.row, self.warm.source_ids)
         if claim is None:
             return False
@@ -202,7 +203,7 @@ class WorkerProcess:
 
     def _watch(self) -> None:
         """End what does not end by itself."""
-        if os.getppid() != self._parent and not self.stopping:
+        if self._parent not in (None, os.getppid()) and not self.stopping:
             log.warning("parent_gone")
             self.stop()
         held = self._held

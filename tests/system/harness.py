@@ -7,11 +7,14 @@ over HTTP, and look into the database with plain SQL; nothing of Django runs in 
 import contextlib
 import json
 import os
+import random
+import resource
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -31,22 +34,42 @@ REAP_SECONDS = 1.0
 
 
 def free_port() -> int:
-    """A port nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port nobody listens on now, below those the system lends to clients.
+
+    A client that keeps trying a dead server on a lent port can be lent that very port, connect to itself, and so keep
+    the server from coming back.
+    """
+    while True:
+        port = random.randint(15_000, 30_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class Process:
     """A process of the lab: started with a log file, ended by pid, its process group cleaned up at the end."""
 
-    def __init__(self, name: str, command: list[str], env: Mapping[str, str], folder: Path, user: str | None = None):
+    def __init__(
+        self,
+        name: str,
+        command: list[str],
+        env: Mapping[str, str],
+        folder: Path,
+        user: str | None = None,
+        largest_file: int | None = None,
+    ) -> None:
+        """`largest_file` bytes: writing more to one file fails, as on a disk that is full."""
         self.name = name
         self.log = folder / f"{name}.log"
+
+        def limit() -> None:
+            if largest_file is not None:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+
         with self.log.open("ab") as output:
             self._popen = subprocess.Popen(
                 command, env=dict(env), stdout=output, stderr=output, cwd=ROOT if user is None else folder,
-                user=user, start_new_session=True,
+                user=user, start_new_session=True, preexec_fn=limit,
             )  # fmt: skip
 
     @property
@@ -83,10 +106,11 @@ class Process:
                 self._popen.wait(seconds)
         self.kill_all()
 
-    def children(self) -> list[int]:
-        """Pids of the process's children, oldest first."""
-        path = Path(f"/proc/{self.pid}/task/{self.pid}/children")
-        return [int(pid) for pid in path.read_text().split()] if path.exists() else []
+    def pool_process(self) -> int:
+        """Pid of a Celery worker's one pool process (its children but Python's trackers of shared memory)."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        (pool,) = [pid for pid in children if "_tracker" not in Path(f"/proc/{pid}/cmdline").read_text()]
+        return int(pool)
 
     def tail(self, characters: int = 3000) -> str:
         return self.log.read_text(errors="replace")[-characters:]
@@ -95,17 +119,13 @@ class Process:
 class Postgres:
     """A private server that can be stopped and started again on the same port."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder / "postgres"
-        self.folder.mkdir()
+    def __init__(self) -> None:
+        # Not under pytest's own folder: that is closed to the user postgres, whom initdb asks for where we are root.
+        self.folder = Path(tempfile.mkdtemp(prefix="patchbay-postgres-"))
         self.port = free_port()
         self._user = "postgres" if os.geteuid() == 0 else None
         if self._user:
             shutil.chown(self.folder, self._user)
-            for parent in [folder, *folder.parents]:  # pytest's folders are closed to others
-                if parent == Path("/tmp"):
-                    break
-                parent.chmod(0o755)
         subprocess.run(
             [_postgres_program("initdb"), "-D", self.folder / "data", "-A", "trust", "-U", "root", "-E", "UTF8",
              "--no-locale", "--no-sync"],
@@ -208,12 +228,12 @@ class Lab:
         eventually(lambda: self.answers("/healthz"), seconds=60, what="the web process answers")
         return web
 
-    def start_worker(self, name: str = "w1", **env: str) -> Process:
+    def start_worker(self, name: str = "w1", *, largest_file: int | None = None, **env: str) -> Process:
         command = [
             sys.executable, "-m", "celery", "-A", "interp_app.celery", "worker", "-P", "prefork", "-c", "1",
             "-Q", "gpu", "-n", f"{name}@%h", "--without-gossip", "--without-mingle", "--loglevel", "INFO",
         ]  # fmt: skip
-        worker = self._start(name, command, **env)
+        worker = self._start(name, command, largest_file=largest_file, **env)
         eventually(lambda: self.worker_online(name), seconds=90, what=f"worker {name} is online")
         return worker
 
@@ -300,8 +320,8 @@ class Lab:
             panels.append(values)
         return panels
 
-    def _start(self, name: str, command: list[str], **env: str) -> Process:
-        process = Process(name, command, self.env | env, self.folder)
+    def _start(self, name: str, command: list[str], *, largest_file: int | None = None, **env: str) -> Process:
+        process = Process(name, command, self.env | env, self.folder, largest_file=largest_file)
         self.processes.append(process)
         return process
 
@@ -316,7 +336,7 @@ class Lab:
 @contextlib.contextmanager
 def lab(folder: Path, **extra_env: str) -> Iterator[Lab]:
     """A lab with a migrated database, an account, the tiny model and a prompt set; web and Redis are up, no worker."""
-    postgres, redis = Postgres(folder), Redis(folder)
+    postgres, redis = Postgres(), Redis(folder)
     postgres.start()
     redis.start()
     try:
@@ -330,12 +350,13 @@ def lab(folder: Path, **extra_env: str) -> Iterator[Lab]:
             found.token = found.manage("make_token", "ada")
             found.manage("register_model", f"{tiny.ROOT_ALIAS}/{tiny.FOLDER}", "--slug", "tiny", "--title", "Tiny")
             found.start_web()
-            found.prompts = add_prompts(found, 24)
+            found.prompts = add_prompts(found, 12)
             yield found
     finally:
         for server in (redis.process, postgres.process):
             if server is not None:
                 server.end()
+        shutil.rmtree(postgres.folder, ignore_errors=True)
 
 
 def add_prompts(lab: Lab, count: int) -> dict[str, Any]:

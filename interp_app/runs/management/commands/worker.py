@@ -17,9 +17,10 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--name", default=f"local@{socket.gethostname()}", help="one name a process")
+        parser.add_argument("--end-with-parent", action="store_true", help="stop once the parent process is gone")
 
     def handle(self, *_: Any, **options: Any) -> None:
-        worker = WorkerProcess(options["name"])
+        worker = WorkerProcess(options["name"], end_with_parent=options["end_with_parent"])
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: worker.stop())
         worker.start()
