@@ -198,9 +198,11 @@ def services() -> Iterator[dict[str, str]]:
     """Environment variables that point the tests at Postgres, Redis and Chromium, while the block lasts."""
     install_missing()
     with contextlib.ExitStack() as stack:
-        postgres = os.environ.get("PATCHBAY_TEST_DATABASE_URL") or usable_postgres()
-        if postgres is None:
-            postgres = stack.enter_context(private_postgres())
+        postgres = os.environ.get("PATCHBAY_TEST_DATABASE_URL")
+        if not postgres:
+            server = usable_postgres() or stack.enter_context(private_postgres())
+            # A name of our own, so that two test runs on one machine do not share a database.
+            postgres = server.removesuffix("postgres") + f"patchbay_{os.getpid()}"
         redis = os.environ.get("PATCHBAY_TEST_REDIS_URL") or ("redis://127.0.0.1:6379/0" if redis_answers(6379) else "")
         if not redis:
             redis = stack.enter_context(private_redis())
