@@ -132,6 +132,16 @@ export function indexOf(value: number, [low, high]: readonly [number, number]): 
   return Math.min(LUT_SIZE - 1, Math.floor(t * LUT_SIZE));
 }
 
+/** A value this little outside of its domain (in half spans) is rounding, not worth a mark. */
+const TOLERANCE = 0.002;
+
+/** −1 below, 1 above, 0 inside of the domain. */
+export function outside(value: number, [low, high]: readonly [number, number]): -1 | 0 | 1 {
+  const slack = ((high - low) / 2) * TOLERANCE;
+  if (value > high + slack) return 1;
+  return value < low - slack ? -1 : 0;
+}
+
 export function colourOf(table: Lut, value: number, domain: readonly [number, number]): string {
   const i = Math.min(LUT_SIZE - 1, Math.max(0, indexOf(value, domain)));
   return toHex([table.rgb[i * 3]!, table.rgb[i * 3 + 1]!, table.rgb[i * 3 + 2]!]);

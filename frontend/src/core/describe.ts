@@ -19,10 +19,13 @@ export function columnName(panel: PanelState, column: number): string {
   return `position ${column} ${quoted(tick.label)}${other}`;
 }
 
+/** Units longer than this are a sentence: the legend says them once. */
+const SHORT_UNIT = 12;
+
 export function valueText(value: number | undefined, unit: string): string {
   if (value === undefined) return 'not computed yet';
   if (Number.isNaN(value)) return 'not a number';
-  return unit ? `${number(value)} ${unit}` : number(value);
+  return unit && unit.length <= SHORT_UNIT ? `${number(value)} ${unit}` : number(value);
 }
 
 /** `layer 9, position 14 ‘·Mary’, recovery 0.82`: what a screen reader says of the focused cell. */

@@ -2,9 +2,9 @@
  * A heatmap as a vector SVG for papers: cells as rectangles, text as text, axes, legend, caption and permalink.
  * Built as a string with every text escaped; colours come from the same table as on screen, on a white page.
  */
-import { colourOf, type Lut } from './colour';
+import { colourOf, type Lut, outside } from './colour';
 import { type FigureSource } from './export-text';
-import { number, tick } from './format';
+import { number, tick, words } from './format';
 import { type Geometry, xOf, yOf } from './heat-layout';
 import type { Quantity } from './types';
 
@@ -118,7 +118,8 @@ function cells(input: SvgInput): string[] {
 }
 
 function mark({ domain, geometry: g }: SvgInput, value: number, x: number, y: number): string[] {
-  const clipped = value > domain[1] ? '▲' : value < domain[0] ? '▼' : Number.isNaN(value) ? '×' : '';
+  const side = outside(value, domain);
+  const clipped = Number.isNaN(value) ? '×' : side > 0 ? '▲' : side < 0 ? '▼' : '';
   if (clipped === '' || g.cellW < 6) return [];
   return [text(x, y + 3, clipped, { size: 8, anchor: 'middle', fill: '#ffffff' })];
 }
@@ -127,7 +128,7 @@ function rowLabels({ geometry: g, panel }: SvgInput): string[] {
   const labels = g.rowTicks.map((row) =>
     text(g.plot.x - 8, yOf(g, row) + g.cellH / 2 + 4, panel.rows.ticks[row]?.label ?? String(row), { anchor: 'end', size: 11, fill: MUTED }),
   );
-  return [text(2, g.plot.y - 10, panel.rows.title, { weight: 600, fill: MUTED }), ...labels];
+  return [text(2, g.plot.y - 10, words(panel.rows.title), { weight: 600, fill: MUTED }), ...labels];
 }
 
 function columnLabels({ geometry: g, panel }: SvgInput): string[] {
@@ -147,7 +148,7 @@ function columnLabels({ geometry: g, panel }: SvgInput): string[] {
       text(at.x, at.y + 14, label.corrupted, { ...style, fill: MUTED }),
     ];
   });
-  out.push(text(g.plot.x + g.contentWidth, g.height - 6, panel.columns.title, { anchor: 'end', weight: 600, fill: MUTED }));
+  out.push(text(g.plot.x + g.contentWidth, g.height - 6, words(panel.columns.title), { anchor: 'end', weight: 600, fill: MUTED }));
   return out;
 }
 

@@ -1,4 +1,5 @@
 /** Axes of the heatmap: layer numbers that stay put while the figure scrolls, tokens under their columns. */
+import { words } from './format';
 import type { HeatFigure, Ink } from './heat';
 import { type ColumnLabel, type Geometry, PAIR_GAP, xOf, yOf } from './heat-layout';
 
@@ -129,9 +130,9 @@ function paintTitles(ctx: CanvasRenderingContext2D, figure: HeatFigure, ink: Ink
   ctx.fillStyle = ink.muted;
   ctx.textBaseline = 'alphabetic';
   ctx.textAlign = 'left';
-  ctx.fillText(`${rows.title} ${g.flip ? '↓' : '↑'}`, 2, g.plot.y - 10);
+  ctx.fillText(`${words(rows.title)} ${g.flip ? '↓' : '↑'}`, 2, g.plot.y - 10);
   ctx.textAlign = 'right';
-  ctx.fillText(`${columns.title} →`, endOf(g), g.height - 6);
+  ctx.fillText(`${words(columns.title)} →`, endOf(g), g.height - 6);
 }
 
 function endOf(g: Geometry): number {

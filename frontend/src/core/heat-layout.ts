@@ -59,7 +59,7 @@ const AXIS_GAP = 6;
 const LINE = 15;
 const MIN_READABLE = 24;
 const MAX_CELL_W = 72;
-const MAX_CELL_H = 40;
+const MAX_CELL_H = 56;
 /** Up to this many columns keep a width at which tokens can be read, and scroll; more are fitted as an overview. */
 const SCROLLED_COLUMNS = 64;
 const LABEL_LIMIT = 14;

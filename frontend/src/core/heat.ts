@@ -2,7 +2,7 @@
  * The canvas painter of a heatmap. Order: hatch (unknown) → cells (one drawImage, smoothing off) → marks of NaN and
  * clipped values → crosshair, selection, pins → axes. The cell image is made anew only when values, map or view change.
  */
-import { inkOn, indexOf, type Lut } from './colour';
+import { inkOn, indexOf, type Lut, outside } from './colour';
 import { paintAxes } from './heat-axes';
 import { type Cell, type Geometry, xOf, yOf } from './heat-layout';
 import { type Raster, rasterise } from './heat-raster';
@@ -179,8 +179,8 @@ export class HeatPainter {
 
   private markValue(figure: HeatFigure, value: number, at: { x: number; y: number; values: boolean }, ink: Ink): void {
     const { geometry: g, domain, lut } = figure;
-    const over = value > domain[1];
-    const under = value < domain[0];
+    const side = outside(value, domain);
+    const [over, under] = [side > 0, side < 0];
     if (!at.values && !over && !under) return;
     const ctx = this.context;
     const i = indexOf(value, domain);

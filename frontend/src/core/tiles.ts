@@ -4,6 +4,8 @@
  * Tiles are idempotent: writing one twice, or in any order, gives the same store.
  */
 
+import { outside } from './colour';
+
 /** Bit pattern of a cell that is not computed in a snapshot; any other NaN is a value that is not a number. */
 export const UNKNOWN_BITS = 0x7fc00000;
 
@@ -126,8 +128,9 @@ export class TileStore {
       sum += value;
       if (value < stats.min) stats.min = value;
       if (value > stats.max) stats.max = value;
-      if (value < domain[0]) stats.below += 1;
-      if (value > domain[1]) stats.above += 1;
+      const side = outside(value, domain);
+      if (side < 0) stats.below += 1;
+      if (side > 0) stats.above += 1;
     }
     stats.mean = stats.count > 0 ? sum / stats.count : Number.NaN;
     return stats;
