@@ -1,7 +1,7 @@
-"""The Celery app of services mode. It carries wake-ups to worker processes and nothing else; the queue is in the database.
+"""The Celery app of services mode. It carries wake-ups to worker processes; the queue itself is in the database.
 
-    celery -A interp_app.celery worker -P prefork -c 1 -Q gpu -n gpu0@%h
-    celery -A interp_app.celery beat
+celery -A interp_app.celery worker -P prefork -c 1 -Q gpu -n gpu0@%h
+celery -A interp_app.celery beat
 """
 
 from celery import Celery

@@ -1,4 +1,4 @@
-"""The one switch between the two ways to run: PATCHBAY_MODE names the settings module. Never guessed, never fallen back."""
+"""The one switch between the ways to run: PATCHBAY_MODE names the settings. Never guessed, never fallen back."""
 
 import os
 from typing import Final

@@ -34,7 +34,7 @@ def allowed_models() -> Any:
 
 def model_by_slug(slug: str) -> ModelSource:
     """The allowed model of that slug. Raises `ServiceError` 404."""
-    model = allowed_models().filter(slug=slug).first()
+    model: ModelSource | None = allowed_models().filter(slug=slug).first()
     if model is None:
         raise not_found("model")
     return model
@@ -53,7 +53,7 @@ def sites_of(model: ModelSource) -> tuple[str, ...]:
 def visible_prompt_sets(user: Any, *, archived: bool = False) -> VisibleQuerySet:
     """Prompt sets `user` may see, with `latest_number` and `latest_pairs` of their newest version."""
     newest = PromptSetVersion.objects.filter(prompt_set=OuterRef("pk")).order_by("-number")
-    return (
+    annotated: VisibleQuerySet = (
         PromptSet.objects.visible_to(user)
         .filter(archived_at__isnull=not archived)
         .select_related("owner")
@@ -62,12 +62,13 @@ def visible_prompt_sets(user: Any, *, archived: bool = False) -> VisibleQuerySet
             latest_pairs=Subquery(newest.values("n_pairs")[:1], output_field=IntegerField()),
         )
     )
+    return annotated
 
 
 def prompt_set_for(user: Any, id_: uuid.UUID | str) -> PromptSet:
     """The prompt set of that id, archived or not. Raises `ServiceError` 404 where `user` may not see it."""
     try:
-        found = PromptSet.objects.visible_to(user).select_related("owner").filter(pk=id_).first()
+        found: PromptSet | None = PromptSet.objects.visible_to(user).select_related("owner").filter(pk=id_).first()
     except (ValidationError, ValueError):
         found = None
     if found is None:

@@ -6,7 +6,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.core import checks
+from django.core.checks import CheckMessage, Error, Tags, register
 
 MIN_LEASE_BEATS = 2.0
 
@@ -38,7 +39,7 @@ def _leases() -> Iterable[CheckMessage]:
 def _model_roots() -> Iterable[CheckMessage]:
     for alias, path in settings.MODEL_ROOTS.items():
         if not Path(path).is_dir():
-            yield Warning(
+            yield checks.Warning(
                 f"The model root {alias!r} is not a folder on this machine.",
                 hint=f"Correct {alias}=… in PATCHBAY_MODEL_ROOTS, or make the folder.",
                 id="patchbay.W001",
@@ -75,7 +76,7 @@ def _database() -> Iterable[CheckMessage]:
 
 
 def _redis() -> Iterable[CheckMessage]:
-    if urlsplit(settings.REDIS_URL).scheme not in ("redis", "rediss", "unix"):
+    if urlsplit(settings.BROKER_URL).scheme not in ("redis", "rediss", "unix"):
         yield Error(
             "PATCHBAY_REDIS_URL is not the address of a Redis server.",
             hint="Write redis://host:6379/0 (rediss:// for TLS).",

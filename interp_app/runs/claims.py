@@ -58,20 +58,14 @@ def claim_next(worker: Worker, warm: Collection[uuid.UUID] = ()) -> Claim | None
     claimable = _claimable(worker)
     if not claimable.exists():  # outside a transaction: an idle SQLite worker must not take the write lock
         return None
-    with transaction.atomic():
-        late = timezone.now() - timedelta(seconds=WARM_BOUND_SECONDS)
-        prefer_warm = bool(warm) and not claimable.filter(queued_at__lt=late).exists()
-        passes = [claimable.filter(model__in=list(warm)), claimable] if prefer_warm else [claimable]
-        for candidates in passes:
-            for owner_id in _owners_in_turn(candidates):
-                run = (
-                    candidates.filter(owner_id=owner_id)
-                    .select_for_update(skip_locked=True, of=("self",), no_key=True)
-                    .order_by("queued_at", "id")
-                    .first()
-                )
-                if run is not None and _owner_has_room(owner_id):
-                    return _take(run, worker)
+    late = timezone.now() - timedelta(seconds=WARM_BOUND_SECONDS)
+    prefer_warm = bool(warm) and not claimable.filter(queued_at__lt=late).exists()
+    passes = [claimable.filter(model__in=list(warm)), claimable] if prefer_warm else [claimable]
+    for candidates in passes:
+        for owner_id in _owners_in_turn(candidates):
+            claim = _claim_of_owner(candidates, owner_id, worker)
+            if claim is not None:
+                return claim
     return None
 
 
@@ -171,10 +165,25 @@ def _owners_in_turn(candidates: QuerySet[Run]) -> list[int]:
     return list(owners.values_list("pk", flat=True))
 
 
+def _claim_of_owner(candidates: QuerySet[Run], owner_id: int, worker: Worker) -> Claim | None:
+    """A transaction of its own for each owner, so that no claimer waits for one owner while it holds another."""
+    with transaction.atomic():
+        run = (
+            candidates.filter(owner_id=owner_id)
+            .select_for_update(skip_locked=True, of=("self",), no_key=True)
+            .order_by("queued_at", "id")
+            .first()
+        )
+        if run is None or not _owner_has_room(owner_id):
+            return None
+        return _take(run, worker)
+
+
 def _owner_has_room(owner_id: int) -> bool:
     """Count again under the owner's lock: two workers may not both take an owner's last place."""
     User.objects.select_for_update(no_key=True).only("pk").get(pk=owner_id)
-    return Run.objects.filter(owner_id=owner_id, status=Status.RUNNING).count() < settings.QUOTA_RUNNING_RUNS
+    running: int = Run.objects.filter(owner_id=owner_id, status=Status.RUNNING).count()
+    return running < int(settings.QUOTA_RUNNING_RUNS)
 
 
 def _take(run: Run, worker: Worker) -> Claim:

@@ -5,8 +5,8 @@ Every step looks before it writes, so that running it again changes only what is
 
 from collections.abc import Callable
 
+from interp_app.catalog import files, uploads
 from interp_app.catalog import services as catalog
-from interp_app.catalog import uploads
 from interp_app.catalog.models import ModelSource, PromptSet
 from interp_app.core.middleware import LOCAL_USERNAME
 from interp_app.core.models import Role, User
@@ -34,7 +34,7 @@ def local_account() -> User:
 def demo_model() -> ModelSource:
     """The demo model, registered anew only where its files changed."""
     model = ModelSource.objects.filter(slug=MODEL_SLUG).first()
-    folder = catalog.files.read_model_folder(MODEL_LOCATION)
+    folder = files.read_model_folder(MODEL_LOCATION)
     if (
         model is not None
         and model.weights_sha256 == folder.weights_sha256

@@ -44,7 +44,7 @@ def append(
     Raises `ClaimLost` (nothing written) where `attempt` is given and the run is not running under it.
     """
     with transaction.atomic():
-        run = Run.objects.select_for_update(no_key=True).only("id", "attempt", "status", "last_seq").get(pk=run_id)
+        run: Run = Run.objects.select_for_update(no_key=True).only("id", "attempt", "status", "last_seq").get(pk=run_id)
         if attempt is not None and (run.attempt != attempt or run.status != Status.RUNNING):
             raise ClaimLost(f"run {run_id} attempt {attempt}")
         first = run.last_seq + 1

@@ -22,7 +22,7 @@ from interp_app.runs.claims import Claim
 from interp_app.runs.control import Control, Stop
 from interp_app.runs.events import ClaimLost, NewEvent
 from interp_app.runs.failures import Failure, failure_of, is_device_fault, is_out_of_memory
-from interp_app.runs.models import Run, RunEvent, Status, Tile, Worker
+from interp_app.runs.models import Artifact, Run, RunEvent, Status, Tile, Worker
 from interp_app.runs.panels import tile_values
 from interp_app.runs.recorder import Recorder, payload, retrying
 from interp_app.runs.warm_models import WarmModels
@@ -74,9 +74,7 @@ def execute(claim: Claim, worker: Worker, warm: WarmModels, control: Control) ->
         structlog.contextvars.unbind_contextvars("run_id", "attempt")
 
 
-def _attempt(
-    claim: Claim, worker: Worker, warm: WarmModels, control: Control, started: float
-) -> Failure | None:
+def _attempt(claim: Claim, worker: Worker, warm: WarmModels, control: Control, started: float) -> Failure | None:
     """One attempt; the failure to write, or None where the end is written already."""
     caught: BaseException
     try:
@@ -158,7 +156,7 @@ def _keep(result: said.Result, claim: Claim, run: Run, control: Control) -> None
 
 def _attach(
     claim: Claim,
-    artifact: artifacts.Artifact,
+    artifact: Artifact,
     name: str,
     event: NewEvent | None,
     fields: dict[str, Any] | None = None,

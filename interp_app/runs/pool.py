@@ -63,5 +63,6 @@ def end_worker(**_: Any) -> None:
 def pass_on(**_: Any) -> None:
     """Runs in the parent when it is told to stop."""
     for child in active_children():
-        os.kill(child.pid, signal.SIGUSR2)
-        log.info("worker_stopping", pid=child.pid)
+        if child.pid is not None:
+            os.kill(child.pid, signal.SIGUSR2)
+            log.info("worker_stopping", pid=child.pid)

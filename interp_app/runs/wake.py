@@ -7,6 +7,7 @@ stays queued and the next nudge (a heartbeat of any worker, or beat) finds it. E
 import structlog
 from django.conf import settings
 from django.db import transaction
+from kombu.exceptions import OperationalError as BrokerError
 
 log = structlog.get_logger(__name__)
 
@@ -27,5 +28,5 @@ def publish() -> None:
 
     try:
         app.send_task(WORK_TASK, queue=QUEUE, expires=NUDGE_EXPIRES_SECONDS, retry=False, ignore_result=True)
-    except (app.connection_errors, OSError) as error:
+    except (BrokerError, OSError) as error:
         log.warning("wake_failed", error=type(error).__name__)

@@ -41,9 +41,7 @@ EXIT_STUCK: Final = 71
 class WorkerProcess:
     """One process that computes runs, one after another, on one device."""
 
-    def __init__(
-        self, name: str, *, end_with_parent: bool = True, leave: Callable[[int], None] = os._exit
-    ) -> None:
+    def __init__(self, name: str, *, end_with_parent: bool = True, leave: Callable[[int], None] = os._exit) -> None:
         """`end_with_parent`: stop once the parent process is gone. `leave` ends the process at once."""
         self.name = name
         self._leave = leave
@@ -101,7 +99,7 @@ class WorkerProcess:
         control = Control()
         with self._lock:
             self._held = (claim, control)
-        if self.stopping:  # asked for between the claim and here
+        if self._stopping.is_set():  # asked for between the claim and here
             control.stop(Stop.SHUTDOWN)
         try:
             executor.execute(claim, self.row, self.warm, control)

@@ -21,7 +21,6 @@ def required(name: str, how: str) -> str:
     return value
 
 
-
 DATA_DIR = Path(env.str("PATCHBAY_DATA_DIR", default=str(BASE_DIR / "var"))).resolve()
 PUBLIC_URL = env.str("PATCHBAY_PUBLIC_URL", default="http://localhost:8000")
 DEBUG = False
@@ -48,6 +47,13 @@ BROKER_URL = ""
 """Set in services mode: where wake-ups go. Empty: workers poll the queue."""
 QUOTA_QUEUED_RUNS = env.int("PATCHBAY_QUOTA_QUEUED_RUNS", default=50)
 QUOTA_RUNNING_RUNS = env.int("PATCHBAY_QUOTA_RUNNING_RUNS", default=2)
+
+# -- SQLite, where a mode uses it: writers queue up (IMMEDIATE) and readers never wait for them (WAL) -------------------
+SQLITE_OPTIONS: dict[str, Any] = {
+    "transaction_mode": "IMMEDIATE",
+    "timeout": 20,
+    "init_command": "PRAGMA busy_timeout=20000; PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+}
 
 # -- Django ---------------------------------------------------------------------------------------------------------
 INSTALLED_APPS = [
@@ -157,7 +163,7 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
     "SCHEMA_PATH_PREFIX": "/api/v1",
     "COMPONENT_SPLIT_REQUEST": True,
     "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
-    "POSTPROCESSING_HOOKS": ["interp_app.core.openapi.finish", "drf_spectacular.hooks.postprocess_schema_enums"],
+    "POSTPROCESSING_HOOKS": ["drf_spectacular.hooks.postprocess_schema_enums", "interp_app.core.openapi.finish"],
 }
 
 # -- security -----------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """One researcher's machine: SQLite, files on disk, one web process and one worker child, no broker."""
 
 from interp_app.settings.base import *  # noqa: F403
-from interp_app.settings.base import DATA_DIR, env
+from interp_app.settings.base import DATA_DIR, MIDDLEWARE, SQLITE_OPTIONS, env
 from interp_app.settings.secret import local_secret_key
 
 MODE = "embedded"
@@ -10,11 +10,7 @@ DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": DATA_DIR / "patchbay.sqlite3",
-        "OPTIONS": {
-            "transaction_mode": "IMMEDIATE",
-            "timeout": 20,
-            "init_command": "PRAGMA busy_timeout=20000; PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
-        },
+        "OPTIONS": SQLITE_OPTIONS,
     }
 }
 STORAGES = {

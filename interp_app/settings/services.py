@@ -6,9 +6,7 @@ from interp_app.settings.base import LOG_LEVEL, PUBLIC_URL, env, required
 
 MODE = "services"
 LOGGING = logging_config(as_json=True, level=LOG_LEVEL)
-SECRET_KEY = required(
-    "PATCHBAY_SECRET_KEY", 'Make one: python -c "import secrets; print(secrets.token_urlsafe(60))"'
-)
+SECRET_KEY = required("PATCHBAY_SECRET_KEY", 'Make one: python -c "import secrets; print(secrets.token_urlsafe(60))"')
 required("PATCHBAY_DATABASE_URL", "Write postgres://user:password@host:5432/name.")
 DATABASES = {"default": env.db_url("PATCHBAY_DATABASE_URL")}
 DATABASE_POOL = env.int("PATCHBAY_DATABASE_POOL", default=0)

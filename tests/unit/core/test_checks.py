@@ -15,7 +15,7 @@ SERVICES = {
     "SECRET_KEY": "x" * 60,
     "PUBLIC_URL": "https://patchbay.example",
     "ALLOWED_HOSTS": ["patchbay.example"],
-    "REDIS_URL": "redis://127.0.0.1/0",
+    "BROKER_URL": "redis://127.0.0.1/0",
 }
 ENV = {
     "PATCHBAY_MODE": "services",
@@ -44,7 +44,7 @@ def test_good_settings_have_no_complaint():
         ({"DEVICE": "gpu"}, "patchbay.E003"),
         ({"DATA_DIR": Path("/dev/null/data")}, "patchbay.E004"),
         ({"MODEL_ROOTS": {"lab": Path("/nowhere/models")}}, "patchbay.W001"),
-        ({"REDIS_URL": "http://127.0.0.1"}, "patchbay.E006"),
+        ({"BROKER_URL": "http://127.0.0.1"}, "patchbay.E006"),
         ({"PUBLIC_URL": "patchbay.example"}, "patchbay.E007"),
         ({"PUBLIC_URL": "https://other.example"}, "patchbay.E008"),
         ({"SECRET_KEY": "short"}, "patchbay.E009"),
@@ -57,7 +57,9 @@ def test_a_faulty_setting_is_found(settings, expected):
 def manage(*arguments: str, **changes: str | None) -> subprocess.CompletedProcess[str]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PATCHBAY_", "DJANGO_"))}
     env = {name: value for name, value in (inherited | ENV | changes).items() if value is not None}
-    return subprocess.run([sys.executable, "manage.py", *arguments], env=env, capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        [sys.executable, "manage.py", *arguments], env=env, capture_output=True, text=True, timeout=60
+    )
 
 
 def test_the_deployment_check_of_services_mode_is_clean():

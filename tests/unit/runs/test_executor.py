@@ -132,9 +132,7 @@ def test_tiles_of_an_earlier_attempt_are_not_computed_again(run, worker, warm):
     assert again.events.filter(kind="panel").count() == 1
 
 
-@pytest.mark.parametrize(
-    ("reason", "status"), [(Stop.CANCEL, Status.CANCELLED), (Stop.SHUTDOWN, Status.QUEUED)]
-)
+@pytest.mark.parametrize(("reason", "status"), [(Stop.CANCEL, Status.CANCELLED), (Stop.SHUTDOWN, Status.QUEUED)])
 def test_a_stop_between_two_tiles_keeps_what_was_computed(run, worker, warm, monkeypatch, reason, status):
     control = Control()
     original = registry.get("activation_patching").run
@@ -168,7 +166,11 @@ def test_a_lost_claim_writes_nothing_more(run, worker, warm, monkeypatch):
 @pytest.mark.parametrize(
     ("error", "code", "words"),
     [
-        (MetricError("The metric is NaN on pair 2.", remedy="Check it.", where={"pair": 2}), "metric_invalid", "pair 2"),
+        (
+            MetricError("The metric is NaN on pair 2.", remedy="Check it.", where={"pair": 2}),
+            "metric_invalid",
+            "pair 2",
+        ),
         (OutOfMemoryError("One row needs 9 GB."), "out_of_memory", "9 GB"),
         (ServiceError("model_unavailable", "Gone.", "Bring it back."), "model_unavailable", "Bring it back."),
         (artifacts.StorageFull("no room"), "storage_full", "no room"),
