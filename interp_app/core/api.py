@@ -103,8 +103,20 @@ class JSONOnly(BaseContentNegotiation):
         return renderers[0], renderers[0].media_type
 
 
+JSON_TYPES: Final[tuple[tuple[type[serializers.Field], type, str], ...]] = (
+    (serializers.BooleanField, bool, "true or false"),
+    (serializers.IntegerField, int, "a whole number"),
+    (serializers.CharField, str, "a text"),
+    (serializers.UUIDField, str, "a text"),
+)
+
+
 class StrictSerializer(serializers.Serializer[Any]):
-    """Checks the shape of what comes in. An unknown key is an error, so a misspelt option is not silently dropped."""
+    """Checks the shape of what comes in. An unknown key is an error, so a misspelt option is not silently dropped.
+
+    JSON's types are taken at their word: 0 is not false, 5 is not "5". In query strings everything is a text, which
+    `checked(…, texts=True)` says.
+    """
 
     def to_internal_value(self, data: Any) -> Any:
         if isinstance(data, dict):
@@ -114,12 +126,29 @@ class StrictSerializer(serializers.Serializer[Any]):
                 raise serializers.ValidationError(
                     {name[:80]: [f"There is no such input. Known: {known}."] for name in unknown[:20]}
                 )
+            if not self.root.context.get("texts"):
+                wrong = {name: [text] for name in data if (text := _wrong_type(self.fields[name], data[name]))}
+                if wrong:
+                    raise serializers.ValidationError(wrong)
         return super().to_internal_value(data)
 
 
-def checked(serializer: type[StrictSerializer], data: Any, *, partial: bool = False) -> dict[str, Any]:
+def _wrong_type(field: serializers.Field, value: Any) -> str:
+    """What is wrong with the JSON type of `value`; empty where it is the field's, or the field judges by itself."""
+    if isinstance(field, serializers.ListField) and isinstance(value, list):
+        return next((text for item in value if (text := _wrong_type(field.child, item))), "")
+    if value is None:
+        return ""  # whether null is allowed is the field's own question
+    for kind, wanted, words in JSON_TYPES:
+        if isinstance(field, kind):
+            fits = isinstance(value, wanted) and (wanted is bool or not isinstance(value, bool))
+            return "" if fits else f"This must be {words}."
+    return ""
+
+
+def checked(serializer: type[StrictSerializer], data: Any, *, texts: bool = False) -> dict[str, Any]:
     """The validated input. Raises DRF's `ValidationError`, which becomes a problem that names each field."""
-    one = serializer(data=data, partial=partial)
+    one = serializer(data=data, context={"texts": texts})
     one.is_valid(raise_exception=True)
     return dict(one.validated_data)
 

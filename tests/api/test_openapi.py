@@ -1,5 +1,6 @@
 """The OpenAPI document: valid, complete, and the one that is committed beside this file."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -61,3 +62,10 @@ def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]
         for path, methods in document["paths"].items()
         for method, operation in methods.items()
     ]
+
+
+def test_every_reference_leads_somewhere(generated: str) -> None:
+    document = yaml.safe_load(generated)
+    for reference in re.findall(r"#/components/(\w+)/([\w.-]+)", generated):
+        section, name = reference
+        assert name in document["components"].get(section, {}), reference

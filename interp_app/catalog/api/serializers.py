@@ -3,7 +3,7 @@
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from interp_app.catalog.uploads import MAX_PAIRS, MAX_WORDS
+from interp_app.catalog.uploads import MAX_PAIRS, MAX_PROMPT_BYTES, MAX_WORDS
 from interp_app.core.api import StrictSerializer
 from interp_app.core.pagination import PageQuerySerializer
 from interp_app.core.visibility import Visibility
@@ -160,7 +160,7 @@ class TokenViewSerializer(serializers.Serializer):
 # -- requests ---------------------------------------------------------------------------------------------------------
 
 
-_TEXT = {"type": "string", "maxLength": 1000}
+_TEXT = {"type": "string", "maxLength": MAX_PROMPT_BYTES}
 _WORDS = {"oneOf": [_TEXT, {"type": "array", "items": _TEXT, "maxItems": MAX_WORDS}]}
 
 

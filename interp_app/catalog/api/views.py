@@ -73,7 +73,7 @@ class PromptSetList(ApiView):
     )
     def get(self, request: Request) -> Response:
         """Newest first; private sets of others are not in it."""
-        query = checked(forms.PromptSetQuerySerializer, request.query_params.dict())
+        query = checked(forms.PromptSetQuerySerializer, request.query_params.dict(), texts=True)
         rows = selectors.visible_prompt_sets(request.user, archived=query.get("archived", False))
         if query.get("q"):
             rows = rows.filter(title__icontains=query["q"])
@@ -166,7 +166,7 @@ class VersionTokens(ApiView):
     def get(self, request: Request, id: UUID, number: int) -> Response:  # noqa: A002
         """Tokens, where clean and corrupted differ, and why pairs cannot be used. For accounts of the lab."""
         version = selectors.version_for(request.user, id, number)
-        query = checked(forms.TokensQuerySerializer, request.query_params.dict())
+        query = checked(forms.TokensQuerySerializer, request.query_params.dict(), texts=True)
         model = model_named(query["model"])
         view = selectors.tokenised(model, selectors.pairs_of(version))
         window = {"start": query.get("start", 1), "limit": query.get("limit", 50)}

@@ -62,7 +62,7 @@ class RunEvents(ApiView):
     def get(self, request: Request, id: UUID) -> Response:  # noqa: A002 - the name in the address
         """Events after a number, oldest first. Ask again with `after` = `last_seq`; the run has been read to its end
         when it has ended and `last_seq` equals the run's. A reused run shows the log of the run it reuses."""
-        query = checked(forms.EventsQuerySerializer, request.query_params.dict())
+        query = checked(forms.EventsQuerySerializer, request.query_params.dict(), texts=True)
         run = selectors.run_detail(request.user, id)
         after = query.get("after", 0)
         rows = selectors.events_after(run.source_id, after, query.get("limit", _DEFAULT_LIMIT))

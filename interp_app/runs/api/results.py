@@ -21,6 +21,7 @@ from rest_framework.response import Response
 from interp_app.core import downloads
 from interp_app.core.api import ApiView
 from interp_app.core.errors import ServiceError, not_found
+from interp_app.core.pagination import WholeList
 from interp_app.runs import artifacts, panels, selectors
 from interp_app.runs.api import serializers as forms
 from interp_app.runs.details import artifact, run_panels
@@ -132,6 +133,8 @@ class PanelJson(_PanelFile):
 
 class RunArtifacts(ApiView):
     """The files of a run."""
+
+    pagination_class = WholeList
 
     @extend_schema(
         operation_id="runs_artifacts", summary="List a run's files", responses=forms.ArtifactSerializer(many=True)

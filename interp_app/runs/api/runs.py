@@ -49,7 +49,7 @@ class RunList(ApiView):
     )
     def get(self, request: Request) -> Response:
         """The runs one may see, newest first. All filters given must match."""
-        query = checked(forms.HistoryQuerySerializer, request.query_params.dict())
+        query = checked(forms.HistoryQuerySerializer, request.query_params.dict(), texts=True)
         filters = selectors.HistoryFilters(
             owner=_username(query.pop("owner", ""), request.user),
             sort="created_at" if query.pop("ordering", "") == "created" else "-created_at",
