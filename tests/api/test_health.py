@@ -1,5 +1,6 @@
 """Health, readiness and the metrics page."""
 
+import os
 from datetime import timedelta
 from typing import Any
 
@@ -27,7 +28,7 @@ def test_it_is_ready_when_the_database_answers(client: Client) -> None:
 
 @pytest.mark.django_db
 def test_redis_is_asked_in_services_mode(client: Client, settings: Any) -> None:
-    settings.REDIS_URL = "redis://127.0.0.1:6379/15"
+    settings.REDIS_URL = os.environ.get("PATCHBAY_TEST_REDIS_URL", "redis://127.0.0.1:6379/0")
     assert client.get("/readyz").json()["checks"] == {"database": "ok", "redis": "ok"}
     settings.REDIS_URL = "redis://127.0.0.1:1/0"
     response = client.get("/readyz")

@@ -1,6 +1,7 @@
 """Bells over a real Redis: they arrive, a burst becomes few, and a Redis that is away costs nothing."""
 
 import asyncio
+import os
 import time
 import uuid
 from typing import Any
@@ -11,7 +12,7 @@ from channels_redis.pubsub import RedisPubSubChannelLayer
 from interp_app.runs import doorbell
 from tests.deadlines import eventually
 
-REDIS = "redis://127.0.0.1:6379/9"
+REDIS = os.environ.get("PATCHBAY_TEST_REDIS_URL", "redis://127.0.0.1:6379/0")
 
 
 def layer(address: str) -> dict[str, Any]:
