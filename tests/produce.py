@@ -76,9 +76,7 @@ def write(options: argparse.Namespace) -> None:
     while writer.cells_left and not options.lines:
         due += 1 / options.rate if options.rate else 0
         time.sleep(max(0.0, due - time.monotonic()))
-        sent_at = f"{CLOCK}{time.time()}"
-        writer.tiles(options.batch)
-        last = writer.log(sent_at)
+        last = writer.tiles(options.batch, line=f"{CLOCK}{time.time()}")
     if options.finish:
         last = writer.finish()
     doorbell.flush()

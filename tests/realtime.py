@@ -24,7 +24,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as open_socket
 from websockets.exceptions import ConnectionClosed
 
-from tests.live import Replica, Words
+from tests.replica import Replica, Words
 
 ROOT = Path(__file__).resolve().parents[1]
 POSTGRES = os.environ.get("PATCHBAY_TEST_DATABASE_URL", "postgres://root@127.0.0.1:5432/postgres")
@@ -45,12 +45,12 @@ def database() -> Iterator[str]:
     name = f"patchbay_live_{secrets.token_hex(4)}"
     server = POSTGRES.rsplit("/", 1)[0]
     with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{name}"')  # type: ignore[arg-type]
+        connection.execute(f'CREATE DATABASE "{name}"')
     try:
         yield f"{server}/{name}"
     finally:
         with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
-            connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')  # type: ignore[arg-type]
+            connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
 class Redis:
@@ -236,7 +236,7 @@ class Tab:
         try:
             async with asyncio.timeout(seconds):
                 while not condition():
-                    if self._task is not None and self._task.done() and self.closed is None:
+                    if self._task is not None and self._task.done():
                         self._task.result()
                     self._moved.clear()
                     await self._moved.wait()
@@ -246,22 +246,28 @@ class Tab:
             ) from None
 
     async def _receive(self, line: ClientConnection) -> None:
-        acknowledged, acknowledged_at = -1, 0.0
+        acknowledging = asyncio.create_task(self._acknowledge())
         try:
-            while True:
-                wait = ACK_SECONDS if acknowledged < self.replica.seq else None
-                with contextlib.suppress(TimeoutError):
-                    frame = await asyncio.wait_for(line.recv(), wait)
-                    self._take(frame)
-                    if self.bytes_per_second:
-                        await asyncio.sleep(len(frame) / self.bytes_per_second)
-                if acknowledged < self.replica.seq and time.monotonic() - acknowledged_at >= ACK_SECONDS:
-                    acknowledged, acknowledged_at = self.replica.seq, time.monotonic()
-                    await self._say(type="ack", handle=self.replica.handle, seq=acknowledged)
-        except ConnectionClosed as end:
-            self.closed = end.rcvd.code if end.rcvd else 1006
+            async for frame in line:
+                self._take(frame)
+                if self.bytes_per_second:
+                    await asyncio.sleep(len(frame) / self.bytes_per_second)
+        except ConnectionClosed:
+            pass
         finally:
+            acknowledging.cancel()
+            self.closed = line.close_code or 1006
             self._moved.set()
+
+    async def _acknowledge(self) -> None:
+        """The highest number taken in, at most every 100 ms."""
+        acknowledged = -1
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                await asyncio.sleep(ACK_SECONDS)
+                if self.replica.handle and acknowledged < self.replica.seq:
+                    acknowledged = self.replica.seq
+                    await self._say(type="ack", handle=self.replica.handle, seq=acknowledged)
 
     def _take(self, frame: str | bytes) -> None:
         self.bytes_received += len(frame)

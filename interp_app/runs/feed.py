@@ -238,39 +238,38 @@ class RunFeed(Follower):
         return max(poll, FINISHED_POLL_SECONDS) if self._state and self._state.finished else poll
 
     async def read(self) -> None:
-        state = await in_thread(reads.read_state, self.run_id)
+        at_most = (
+            RING_EVENTS if self._state else 0
+        )  # a new feed starts at the log's end; `covers` reads what was before
+        state, entries = await in_thread(reads.read_news, self.run_id, after=self.last_seq, at_most=at_most)
         if state is None:
             self.gone = True
             self._ready.set()
             self.wake_viewers()
             return
         before, self._state = self._state, state
-        if before is None or before.source_id != state.source_id:
-            self._ring.restart(state.last_seq)
-            self._snapshot = None
-        grown = await self._read_log(state)
-        told = await self._tell(before, state)
-        self._ready.set()
-        if grown or told:
+        if self._take(before, state, entries):
             self.wake_viewers()
+        if await self._tell(before, state):
+            self.wake_viewers()
+        self._ready.set()
         if before is not None and before.access != state.access:
             for viewer in tuple(self.viewers):
                 viewer.recheck()
         if self._snapshot and time.monotonic() - self._snapshot[0] > SNAPSHOT_KEPT_SECONDS:
             self._snapshot = None
+        if self.last_seq < state.last_seq:
+            self.ring()  # more than one reading's worth
 
-    async def _read_log(self, state: RunState) -> bool:
-        if not 0 <= state.last_seq - self.last_seq <= RING_EVENTS:
+    def _take(self, before: RunState | None, state: RunState, entries: list[Entry]) -> bool:
+        """Put what was read into the ring; whether viewers have something to send."""
+        moved = before is None or before.source_id != state.source_id
+        if moved or not 0 <= state.last_seq - self.last_seq <= RING_EVENTS:
             self._ring.restart(state.last_seq)
+            self._snapshot = None if moved else self._snapshot
             return True
-        grown = False
-        while self.last_seq < state.last_seq:
-            entries = await in_thread(reads.read_log, state.source_id, after=self.last_seq, upto=state.last_seq)
-            if not entries:
-                raise RuntimeError(f"run {state.source_id} has no event {self.last_seq + 1}")
-            self._ring.extend(entries)
-            grown = True
-        return grown
+        self._ring.extend(entries)
+        return bool(entries)
 
     async def _tell(self, before: RunState | None, state: RunState) -> bool:
         """Renew the `run` message: at once when the run's standing changed, else at most once a second."""

@@ -90,6 +90,17 @@ def read_state(run_id: uuid.UUID) -> RunState | None:
     )
 
 
+def read_news(run_id: uuid.UUID, *, after: int, at_most: int) -> tuple[RunState | None, list[Entry]]:
+    """Where the run stands and the entries after `after`, in one go: three queries, one while nothing happens.
+
+    Nothing is read of a log that is more than `at_most` ahead, or behind.
+    """
+    state = read_state(run_id)
+    if state is None or not 0 < state.last_seq - after <= at_most:
+        return state, []
+    return state, read_log(state.source_id, after=after, upto=state.last_seq)
+
+
 def read_log(source_id: uuid.UUID, *, after: int, upto: int) -> list[Entry]:
     """The entries `after < seq ≤ upto`, at most `READ_LIMIT`, encoded: two queries."""
     rows = selectors.events_after(source_id, after, limit=min(READ_LIMIT, upto - after))

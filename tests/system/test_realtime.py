@@ -13,8 +13,8 @@ from websockets.asyncio.client import connect as open_socket
 from websockets.exceptions import InvalidStatus
 
 from tests.deadlines import eventually
-from tests.live import assert_same
 from tests.realtime import Redis, Site, Tab, database, finished
+from tests.replica import assert_same
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
 PATIENCE_SECONDS = 40.0

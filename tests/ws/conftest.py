@@ -22,7 +22,8 @@ from interp_app.core.origins import SameOriginValidator
 from interp_app.runs.consumers import SocketApp
 from interp_app.runs.models import Run, Status
 from tests.factories import RunFactory
-from tests.live import LogWriter, Replica
+from tests.live import LogWriter
+from tests.replica import Replica
 
 PATIENCE_SECONDS = 10.0
 HOST = b"testserver"

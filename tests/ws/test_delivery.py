@@ -9,7 +9,8 @@ from interp_app.core.models import User
 from interp_app.runs import events, feed
 from interp_app.runs.models import Run, Status
 from tests.factories import RunFactory
-from tests.live import LogWriter, assert_same, stored
+from tests.live import LogWriter, stored
+from tests.replica import assert_same
 from tests.ws.conftest import Connect, in_db
 from tracing.experiments.events import Tile
 
