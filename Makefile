@@ -162,7 +162,8 @@ demo-model: install ## Train the demo model again, with its prompt sets and mode
 	@$(PY) -m tracing.demo.train
 
 bench: build ## Measure what the README promises
-	@$(PY) -m benchmarks
+	@for file in benchmarks/[a-z]*.py; do \
+		name=$$(basename "$$file" .py); echo "== $$name"; $(PY) -m benchmarks.$$name || exit 1; done
 
 # -- tidy up ----------------------------------------------------------------------------------------------------------
 .PHONY: clean clean-venv clean-data

@@ -1,6 +1,11 @@
 """ASGI entry point: HTTP goes to Django, sockets to the runs app after a look at where they come from and who it is."""
 
+import warnings
+
 from interp_app.mode import configure
+
+# WhiteNoise reads its small files in a thread; Django's advice to do otherwise is not for whoever runs this.
+warnings.filterwarnings("ignore", message="StreamingHttpResponse must consume synchronous iterators")
 
 configure()
 
