@@ -199,6 +199,16 @@ def _word_problems(pair: PromptPair, number: int, tokens: Tokens) -> list[PairPr
                         f"Choose a word this tokenizer knows as one token.{hint}",
                     )
                 )
+    both = set(pair.answer) & set(pair.foil)
+    if both:
+        problems.append(
+            PairProblem(
+                number,
+                "foil",
+                f"Pair {number}: {min(both)!r} is both an answer and a foil.",
+                "A foil is what the corrupted prompt asks for instead of the answer.",
+            )
+        )
     return problems
 
 
