@@ -27,6 +27,30 @@ Direction = Literal["denoising", "noising"]
 MetricName = Literal["logit_diff", "logit", "prob", "prob_diff", "log_prob", "rank", "kl_divergence", "accuracy"]
 DType = Literal["float32", "float64", "bfloat16"]
 
+HELP = """\
+Two runs of the model: a clean prompt with the behaviour, a corrupted one without it. One activation of the one is put
+into the other, alone, and the metric is read at the last position. One cell of the map is one such place.
+
+recovery = (patched − corrupted) / (clean − corrupted)
+
+Means over the prompt pairs are taken before the ratio. With denoising (clean into corrupted) 1 means that this place
+alone brings the clean answer back, 0 that it changes nothing: it finds what is enough. With noising (corrupted into
+clean) 0 means that the answer is lost: it finds what is needed.
+
+When not to trust it:
+
+- Clean and corrupted hardly differ in the metric. The ratio then divides by almost nothing: look at the baselines.
+- Several places carry the same information. Noising one of them shows little, since the others stand in for it.
+- Several places are needed together. Denoising one of them shows little; no cell shows a joint effect.
+- The pairs are not parallel. A column is a position, so tokens that play different roles there are averaged.
+- The corruption changes more than the question. The map then shows everything that differs, not only the answer.
+- The metric saturates. Probabilities near 0 or 1 hide effects; the logit difference does not, but it cannot see what
+  raises answer and foil alike.
+
+Sources: Wang et al. 2022 (arXiv 2211.00593); Zhang & Nanda 2023 (arXiv 2309.16042); Heimersheim & Nanda 2024
+(arXiv 2404.15255).
+"""
+
 
 class ActivationPatchingSpec(MethodSpec):
     """Parameters of an activation-patching sweep."""
@@ -170,7 +194,7 @@ register(
         name="activation_patching",
         title="Activation patching",
         summary="Which layer, position or head carries the information that decides the answer.",
-        help=__doc__ or "",
+        help=HELP,
         spec=ActivationPatchingSpec,
         run=run,
         cost=cost,

@@ -115,6 +115,16 @@ def value(number: Any) -> str:
 
 
 @register.filter
+def summary(found: Any) -> str:
+    """A summary's value in one line: numbers rounded, `{"clean": 4.2, …}` as `clean 4.20, …`, names in order."""
+    if isinstance(found, dict):
+        return ", ".join(f"{name} {summary(inner)}" for name, inner in found.items() if name != "site")
+    if isinstance(found, list | tuple):
+        return ", ".join(summary(inner) for inner in found)
+    return "".join(piece.text for piece in pieces(found)) if isinstance(found, str) else value(found)
+
+
+@register.filter
 def duration(seconds: Any) -> str:
     """Seconds as `0.8 s`, `42 s`, `3 min 20 s`, `2 h 05 min`."""
     if seconds is None:

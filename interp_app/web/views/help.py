@@ -42,8 +42,25 @@ def method(request: HttpRequest, name: str) -> HttpResponse:
         found = experiments.get(name)
     except SpecError as error:
         raise Http404(str(error)) from error
-    paragraphs = [part.strip() for part in found.help.split("\n\n") if part.strip()]
-    return render(request, "web/method.html", {"method": found, "paragraphs": paragraphs, "rows": spec_rows(found)})
+    context = {"method": found, "blocks": help_blocks(found.help), "rows": spec_rows(found)}
+    return render(request, "web/method.html", context)
+
+
+def help_blocks(text: str) -> list[tuple[str, list[str]]]:
+    """A method's help as (kind, texts): lists of lines that begin with `- `, headings that end with a colon, formulas
+    (one line with ` = `), paragraphs."""
+    return [_help_block(part.strip()) for part in text.split("\n\n") if part.strip()]
+
+
+def _help_block(part: str) -> tuple[str, list[str]]:
+    joined = " ".join(part.split())
+    if part.startswith("- "):
+        return "list", [" ".join(item.split()) for item in f"\n{part}".split("\n- ")[1:]]
+    if "\n" not in part and part.endswith(":"):
+        return "heading", [part.rstrip(":")]
+    if "\n" not in part and " = " in part:
+        return "formula", [part]
+    return "paragraph", [joined]
 
 
 def spec_rows(found: Any) -> list[SpecRow]:
