@@ -19,7 +19,10 @@ class _Rate(SimpleRateThrottle):
 
     def ident(self, request: Request) -> str:
         user: Any = request.user
-        return f"user-{user.pk}" if user and user.is_authenticated else f"ip-{self.get_ident(request)}"
+        if user.is_authenticated:
+            return f"user-{user.pk}"
+        # Never X-Forwarded-For, which anybody may write; behind a proxy the server has put the client's address here.
+        return f"ip-{request.META.get('REMOTE_ADDR', '')}"
 
 
 class AnonRate(_Rate):

@@ -14,6 +14,7 @@ import numpy as np
 from django.db import transaction
 from django.utils import timezone
 
+from interp_app.core.metrics import EVENT_APPEND_SECONDS
 from interp_app.runs import doorbell
 from interp_app.runs.models import Run, RunEvent, Status, Tile
 from tracing.experiments import events as tracing_events
@@ -43,7 +44,7 @@ def append(
 
     Raises `ClaimLost` (nothing written) where `attempt` is given and the run is not running under it.
     """
-    with transaction.atomic():
+    with EVENT_APPEND_SECONDS.time(), transaction.atomic():
         run: Run = Run.objects.select_for_update(no_key=True).only("id", "attempt", "status", "last_seq").get(pk=run_id)
         if attempt is not None and (run.attempt != attempt or run.status != Status.RUNNING):
             raise ClaimLost(f"run {run_id} attempt {attempt}")

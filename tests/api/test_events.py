@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from asgiref.sync import sync_to_async
 from django.db import connection
 from django.test import AsyncClient
 from rest_framework.test import APIClient
@@ -140,6 +141,7 @@ def test_thirty_readers_wait_together_on_one_connection(client_for: Any) -> None
         await asyncio.sleep(1.0)
         with_connections = await asyncio.to_thread(_append_and_count, run)
         answers = await asyncio.gather(*waiting)
+        await sync_to_async(connection.close)()  # the one the server's thread opened
         return [with_connections, *[answer.json()["last_seq"] for answer in answers]]
 
     connections, *seqs = asyncio.run(all_of_them())

@@ -124,6 +124,15 @@ def test_too_many_requests_are_told_when_to_come_back(
     cache.clear()
 
 
+def test_a_forwarding_header_buys_no_second_allowance(client_for: ClientFor, settings: Any) -> None:
+    cache.clear()
+    settings.API_RATES = {"anon": "1/min", "user": None, "events": None}
+    visitor = client_for(None)
+    answers = [visitor.get("/api/v1/methods/", headers={"x-forwarded-for": f"10.0.0.{n}"}) for n in range(2)]
+    assert [answer.status_code for answer in answers] == [200, 429]
+    cache.clear()
+
+
 def test_the_shipped_rates_are_60_and_600_a_minute() -> None:
     from interp_app.settings import base
 

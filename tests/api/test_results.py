@@ -1,5 +1,6 @@
 """Panels as bytes, CSV and JSON, and files with entity tags and ranges."""
 
+import asyncio
 import csv
 import io
 from collections.abc import Callable
@@ -7,14 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from asgiref.sync import sync_to_async
+from django.db import connection
+from django.test import AsyncClient
 from rest_framework.test import APIClient
 
 from interp_app.catalog.models import ModelSource, PromptSetVersion
-from interp_app.core.models import User
+from interp_app.core.models import Role, User
 from interp_app.runs import artifacts, events
 from interp_app.runs.api.results import plain
 from interp_app.runs.models import Run
 from tests.api.worlds import COLUMN_LABELS, finished_run, panel, tile
+from tests.factories import PromptSetVersionFactory, UserFactory
 
 Problem = Callable[[Any, int, str], dict[str, Any]]
 UNKNOWN, NOT_A_NUMBER = 0x7FC00000, 0x7FC00001
@@ -103,6 +108,24 @@ def test_a_file_comes_whole_with_its_hash_as_tag(api: APIClient, run: Run) -> No
     assert response["Content-Length"] == str(len(FILE))
     assert response["Content-Disposition"] == 'attachment; filename="resid_pre.safetensors"'
     assert api.get(listed[0]["url"], headers={"if-none-match": response["ETag"]}).status_code == 304
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_file_is_streamed_by_the_asynchronous_server_too(client_for: Any, model: ModelSource) -> None:
+    owner = UserFactory(role=Role.MEMBER)
+    run = finished_run(owner, model, PromptSetVersionFactory(prompt_set__owner=owner))
+    session = client_for(owner).cookies["sessionid"].value
+
+    async def fetch() -> list[bytes]:
+        client = AsyncClient()
+        client.cookies["sessionid"] = session
+        response = await client.get(at(run, "artifacts/resid_pre.safetensors"), headers={"range": "bytes=256-"})
+        assert response.is_async
+        pieces = [piece async for piece in response]
+        await sync_to_async(connection.close)()  # the one the server's thread opened
+        return pieces
+
+    assert b"".join(asyncio.run(fetch())) == FILE[256:]
 
 
 @pytest.mark.parametrize(
