@@ -35,8 +35,8 @@ class LanguageModel:
         """Load a folder, or wrap a transformers module that is already in memory.
 
         `tokenizer` is a `Tokens` or a folder with tokenizer.json; by default the model folder's own, if it has one.
-        `dtype` defaults to float32 for a folder and to what it has for a module. `verify` runs `families.check` and raises
-        `AdapterError` where the adapter does not describe the weights.
+        `dtype` defaults to float32 for a folder and to what it has for a module. `verify` runs `families.check`
+        and raises `AdapterError` where the adapter does not describe the weights.
         Raises `ModelError` for a missing folder, pickled weights only, or an unknown family.
         """
         self.device = torch.device(device)

@@ -12,7 +12,7 @@ Sources: Zhang & Nanda 2023 (arXiv 2309.16042), Wang et al. 2022 (arXiv 2211.005
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -142,11 +142,39 @@ def grids(prepared: Sweep, computed: Sequence[Tile]) -> tuple[Grid, ...]:
     return tuple(found)
 
 
+@overload
+def sweep(
+    model: LanguageModel,
+    pairs: Sequence[PromptPair] | Sequence[TokenizedPair],
+    metric: str | Callable[..., Any] = ...,
+    sites: str = ...,
+    over: Sequence[str] = ...,
+    direction: Direction = ...,
+    *,
+    positions: Literal["start", "end"] = ...,
+    batch: int | Literal["auto"] = ...,
+    optimise: bool | Optimise = ...,
+    should_stop: Callable[[], bool] | None = ...,
+) -> Grid: ...
+@overload
+def sweep(
+    model: LanguageModel,
+    pairs: Sequence[PromptPair] | Sequence[TokenizedPair],
+    metric: str | Callable[..., Any] = ...,
+    sites: tuple[str, ...] | list[str] = ...,
+    over: Sequence[str] = ...,
+    direction: Direction = ...,
+    *,
+    positions: Literal["start", "end"] = ...,
+    batch: int | Literal["auto"] = ...,
+    optimise: bool | Optimise = ...,
+    should_stop: Callable[[], bool] | None = ...,
+) -> dict[str, Grid]: ...
 def sweep(
     model: LanguageModel,
     pairs: Sequence[PromptPair] | Sequence[TokenizedPair],
     metric: str | Callable[..., Any] = "logit_diff",
-    sites: str | Sequence[str] = "resid_pre",
+    sites: str | tuple[str, ...] | list[str] = "resid_pre",
     over: Sequence[str] = ("layer", "position"),
     direction: Direction = "denoising",
     *,
@@ -154,7 +182,7 @@ def sweep(
     batch: int | Literal["auto"] = "auto",
     optimise: bool | Optimise = True,
     should_stop: Callable[[], bool] | None = None,
-) -> Any:
+) -> Grid | dict[str, Grid]:
     """Patch every cell; a `Grid` for one site's name, a dict of them for several.
 
     `metric` is a name of `tracing.metric_facts.METRICS` or a function of logits `[row, vocab]` (and `Targets`).

@@ -1,6 +1,8 @@
 """What sweeps promise beside their values: exact known cells, resuming, stopping, threads, memory, plain errors."""
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -132,6 +134,17 @@ def test_weights_and_outputs_are_untouched_by_a_sweep() -> None:
     sweep(model, pairs(), sites=SITES, optimise=False)
     torch.testing.assert_close(model.logits([[1, 2, 3]]), logits, rtol=0, atol=0)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.module.state_dict().items())
+
+
+@pytest.mark.parametrize("optimise", [True, False])
+def test_a_finished_sweep_keeps_no_activations(optimise: bool) -> None:
+    model = language_model("llama")
+    prepared = prepare(model, pairs(), sites=SITES, optimise=optimise)
+    kept = [weakref.ref(run.source.boundary(1)) for run in prepared.baselines.groups]
+    list(tiles(prepared))
+    del prepared
+    gc.collect()
+    assert [ref() for ref in kept] == [None] * len(kept)
 
 
 def limited(most_tokens: int, run: Callable[..., Any]) -> Callable[..., Any]:
