@@ -8,6 +8,7 @@ from celery import Celery
 from django.conf import settings
 
 from interp_app.mode import configure
+from interp_app.runs.wake import QUEUE, WORK_TASK
 
 configure()
 
@@ -22,7 +23,7 @@ app.conf.update(
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
     imports=("interp_app.runs.tasks",),
-    task_default_queue="gpu",
+    task_default_queue=QUEUE,
     task_ignore_result=True,
     task_serializer="json",
     accept_content=["json"],
@@ -35,9 +36,9 @@ app.conf.update(
     beat_scheduler="celery.beat:Scheduler",
     beat_schedule={
         "nudge": {
-            "task": "runs.work",
+            "task": WORK_TASK,
             "schedule": settings.RUN_REAP_SECONDS,
-            "options": {"queue": "gpu", "expires": settings.RUN_REAP_SECONDS},
+            "options": {"queue": QUEUE, "expires": settings.RUN_REAP_SECONDS},
         }
     },
 )

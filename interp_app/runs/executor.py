@@ -12,7 +12,7 @@ from typing import Any, Final, NoReturn
 
 import numpy as np
 import structlog
-from django.db import transaction
+from django.db import InterfaceError, OperationalError, transaction
 from numpy.typing import NDArray
 
 from interp_app.catalog import selectors as catalog
@@ -49,10 +49,11 @@ class Context:
 
     def stored_tiles(self, panel: int) -> Sequence[said.Tile]:
         rows = Tile.objects.filter(run_id=self._claim.run_id, panel=panel).order_by("seq")
-        return [_as_said(row) for row in rows]
+        return retrying(lambda: [_as_said(row) for row in rows.all()], self._control)
 
     def save_array(self, name: str, array: NDArray[np.generic]) -> None:
-        artifact = artifacts.store(artifacts.encode({"name": name}, {"values": array}))
+        blob = artifacts.encode({"name": name}, {"values": array})
+        artifact = retrying(lambda: artifacts.store(blob), self._control)
         retrying(lambda: _attach(self._claim, artifact, f"{name}.safetensors", None), self._control)
 
 
@@ -86,6 +87,10 @@ def _attempt(claim: Claim, worker: Worker, warm: WarmModels, control: Control, s
         caught = error
     if control.reason is Stop.LOST:
         raise ClaimLost(str(claim.run_id)) from caught
+    if isinstance(caught, OperationalError | InterfaceError):  # it stayed away longer than we retry
+        log.error("database_gone", error=str(caught)[:300])
+        retrying(lambda: claims.lose(claim, "its worker could not reach the database"), control)
+        return None
     if is_device_fault(caught):
         _end_process(claim, caught)
     if is_out_of_memory(caught) or isinstance(caught, OutOfMemoryError):
@@ -100,7 +105,8 @@ def _compute(claim: Claim, worker: Worker, warm: WarmModels, control: Control, s
     )
     _freeze(claim, run, worker, warm.device)
     context = Context(claim, control)
-    with Recorder(claim, control, total=run.cells_total, done=_stored_places(run)) as recorder:
+    done = retrying(lambda: _stored_places(run), control)
+    with Recorder(claim, control, total=run.cells_total, done=done) as recorder:
         method = planning.find_method(run.method)
         spec = planning.parse_spec(method, run.spec)
         model = _model(run, warm, recorder)
@@ -139,7 +145,7 @@ def _take(event: said.Event, claim: Claim, run: Run, recorder: Recorder, control
         recorder.stage("saving")
         recorder.drain()
         _keep(event, claim, run, control)
-    elif not (isinstance(event, said.PanelOpened) and _already_open(run, event)):
+    elif not (isinstance(event, said.PanelOpened) and retrying(lambda: _already_open(run, event), control)):
         recorder.put(NewEvent(event.kind, payload(event)))
 
 
@@ -147,7 +153,7 @@ def _keep(result: said.Result, claim: Claim, run: Run, control: Control) -> None
     """Store a result as an artifact and tell of it; its summary goes to the history table."""
     name = artifacts.safe_name(f"{result.name}.safetensors")
     blob = artifacts.encode({"name": result.name, "type": result.type, "data": result.data}, result.arrays)
-    artifact = artifacts.store(blob)
+    artifact = retrying(lambda: artifacts.store(blob), control)
     said_artifact = {"name": name, "sha256": artifact.sha256, "size": artifact.size}
     event = NewEvent("result", {**payload(result), "artifact": said_artifact})
     run.summary = {**run.summary, result.name: json_safe(result.summary)}

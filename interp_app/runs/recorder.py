@@ -7,7 +7,7 @@ a `progress` event that carries the rate and the time left. A database that is a
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
 import structlog
@@ -177,16 +177,15 @@ class Recorder:
 
         self._last_seq = retrying(write, self._control, already=lambda: self._already_written(batch))
 
-    def _already_written(self, batch: Iterable[NewEvent]) -> int | None:
+    def _already_written(self, batch: Sequence[NewEvent]) -> int | None:
         """After a connection died during a commit: the last seq, if the batch did get stored."""
         mine = RunEvent.objects.filter(
             run_id=self._claim.run_id, attempt=self._claim.attempt, seq__gt=self._last_seq
         ).order_by("seq")
-        for event in batch:
-            if any(row.kind == event.kind and row.payload == dict(event.payload) for row in mine[:MAX_BATCH]):
-                return mine.values_list("seq", flat=True).last()
+        first = dict(batch[0].payload) if batch else None
+        if not any(row.kind == batch[0].kind and row.payload == first for row in mine):
             return None
-        return None
+        return mine.values_list("seq", flat=True).last()
 
 
 def retrying(

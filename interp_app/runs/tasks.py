@@ -9,12 +9,12 @@ from typing import Any
 
 from interp_app.celery import app
 from interp_app.runs import claims, pool
-from interp_app.runs.wake import QUEUE, WORK_TASK
+from interp_app.runs.wake import WORK_TASK
 
 
 def task(name: str) -> Callable[[Callable[[], None]], Any]:
     """Declare a task under the lab's policy."""
-    return app.task(name=name, queue=QUEUE, ignore_result=True, acks_late=False, max_retries=0, serializer="json")
+    return app.task(name=name, ignore_result=True, acks_late=False, max_retries=0, serializer="json")
 
 
 @task(WORK_TASK)

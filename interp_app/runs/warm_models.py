@@ -82,8 +82,11 @@ class WarmModels:
         return sha256_of([source.weights_sha256, source.tokenizer_sha256]), dtype, self.device
 
     def _load(self, folder: Path, dtype: str) -> _Loaded:
+        from transformers.utils import logging as transformers_logging
+
         from tracing.models import LanguageModel  # loads torch, which only a worker may
 
+        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # a worker's log is read by machines
         model = LanguageModel(folder, dtype=dtype, device=self.device)
         tensors: list[Any] = [*model.module.parameters(), *model.module.buffers()]
         return _Loaded(model, sum(tensor.nbytes for tensor in tensors))

@@ -48,7 +48,7 @@ BROKER_URL = ""
 QUOTA_QUEUED_RUNS = env.int("PATCHBAY_QUOTA_QUEUED_RUNS", default=50)
 QUOTA_RUNNING_RUNS = env.int("PATCHBAY_QUOTA_RUNNING_RUNS", default=2)
 
-# -- SQLite, where a mode uses it: writers queue up (IMMEDIATE) and readers never wait for them (WAL) -------------------
+# -- SQLite, where a mode uses it: writers queue up (IMMEDIATE) and readers never wait for them (WAL) ------------------
 SQLITE_OPTIONS: dict[str, Any] = {
     "transaction_mode": "IMMEDIATE",
     "timeout": 20,
@@ -123,7 +123,7 @@ DATA_UPLOAD_MAX_NUMBER_FIELDS = 2000
 
 # -- files of the browser -------------------------------------------------------------------------------------------
 STATIC_URL = "/static/"
-STATIC_ROOT = BASE_DIR / "staticfiles"
+STATIC_ROOT: Path | None = BASE_DIR / "staticfiles"
 STATICFILES_DIRS = [BASE_DIR / "frontend" / "dist"]
 DJANGO_VITE = {"default": {"dev_mode": False, "manifest_path": BASE_DIR / "frontend" / "dist" / "manifest.json"}}
 WHITENOISE_IMMUTABLE_FILE_TEST = r"^/static/assets/.+-[\w-]{8}(\.[0-9a-f]{12})?\.\w+$"
@@ -166,7 +166,7 @@ SPECTACULAR_SETTINGS: dict[str, Any] = {
     "POSTPROCESSING_HOOKS": ["drf_spectacular.hooks.postprocess_schema_enums", "interp_app.core.openapi.finish"],
 }
 
-# -- security -----------------------------------------------------------------------------------------------------------
+# -- security ----------------------------------------------------------------------------------------------------------
 CONTENT_SECURITY_POLICY = {
     "DIRECTIVES": {
         "default-src": [SELF],

@@ -1,5 +1,6 @@
 """Uploads of prompt pairs: what is read, and what is refused in which words."""
 
+import contextlib
 import io
 import json
 
@@ -45,10 +46,8 @@ def test_what_is_written_as_jsonl_is_read_back(pairs):
 
 @given(st.binary(max_size=300), st.sampled_from(["x.csv", "x.jsonl"]))
 def test_no_bytes_raise_anything_but_a_service_error(data, name):
-    try:
-        parse(data, name)
-    except ServiceError as error:
-        assert error.message
+    with contextlib.suppress(ServiceError):
+        assert parse(data, name)
 
 
 def test_twenty_megabytes_are_refused_without_reading_them_all():
