@@ -93,6 +93,13 @@ def test_each_short_cut_can_be_switched_off_and_changes_nothing(family: str, nam
         all_on, other = sweep(model, several, sites=sites), sweep(model, several, sites=sites, optimise=optimise)
         for site in sites:
             np.testing.assert_allclose(other[site].examples, all_on[site].examples, atol=1e-10, rtol=0)
+        heads = {"sites": "z", "over": ("layer", "head")}
+        np.testing.assert_allclose(
+            sweep(model, several, **heads, optimise=optimise).examples,
+            sweep(model, several, **heads).examples,
+            atol=1e-10,
+            rtol=0,
+        )
 
 
 @pytest.mark.parametrize("batch", [1, 2, 7, 1000])
