@@ -14,9 +14,11 @@ from django.core.asgi import get_asgi_application  # noqa: E402
 django_application = get_asgi_application()
 
 # Imported after Django is set up: they load models.
+import structlog  # noqa: E402
 from channels.auth import AuthMiddlewareStack  # noqa: E402
 from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 from channels.security.websocket import AllowedHostsOriginValidator  # noqa: E402
+from django.conf import settings  # noqa: E402
 
 from interp_app.core.origins import SameOriginValidator  # noqa: E402
 from interp_app.runs.routing import websocket_urlpatterns  # noqa: E402
@@ -29,3 +31,4 @@ application = ProtocolTypeRouter(
         ),
     }
 )
+structlog.get_logger(__name__).info("application_ready", mode=settings.MODE)

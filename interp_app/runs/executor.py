@@ -201,6 +201,7 @@ def _freeze(claim: Claim, run: Run, worker: Worker, device: str) -> None:
 
     run.provenance = provenance.at_claim(run, worker, device=device, threads=torch.get_num_threads())
     retrying(lambda: events.append(run.pk, [], attempt=claim.attempt, fields={"provenance": run.provenance}))
+    torch.manual_seed(int(run.spec.get("seed") or 0))
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
 

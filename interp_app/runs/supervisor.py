@@ -33,7 +33,7 @@ class Supervisor:
     def __init__(self, manage: Path, *, host: str, port: int) -> None:
         child = [sys.executable, str(manage)]
         self._web_command = [*child, "web", "--host", host, "--port", str(port), "--end-with-parent"]
-        self._worker_command = [*child, "worker", "--end-with-parent"]
+        self._worker_command = [*child, "worker", "--end-with-parent", "--name", f"local@{socket.gethostname()}"]
         self._stop = threading.Event()
         self._children: list[subprocess.Popen[bytes]] = []
 

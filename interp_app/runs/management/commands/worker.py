@@ -1,5 +1,6 @@
 """worker: compute runs in this process, polling the queue (the embedded mode's worker; `serve` starts one)."""
 
+import os
 import signal
 import socket
 from typing import Any
@@ -16,7 +17,8 @@ class Command(BaseCommand):
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--name", default=f"local@{socket.gethostname()}", help="one name a process")
+        # A worker takes back what its name held, so two that run at once need two names.
+        parser.add_argument("--name", default=f"local-{os.getpid()}@{socket.gethostname()}", help="one name a process")
         parser.add_argument("--end-with-parent", action="store_true", help="stop once the parent process is gone")
 
     def handle(self, *_: Any, **options: Any) -> None:

@@ -1,0 +1,168 @@
+"""The recorder: few transactions, progress at a calm rate, and a database that may be away for a while."""
+
+import time
+
+import numpy as np
+import pytest
+from django.db import OperationalError
+
+from interp_app.runs import events, recorder
+from interp_app.runs.claims import Claim
+from interp_app.runs.control import Control, Stop
+from interp_app.runs.events import ClaimLost
+from interp_app.runs.models import Run, Status
+from interp_app.runs.recorder import Recorder
+from tests.deadlines import eventually
+from tests.factories import RunFactory, WorkerFactory
+from tracing.experiments import events as said
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def run() -> Run:
+    return RunFactory(status=Status.RUNNING, attempt=1, worker=WorkerFactory(), cells_total=400)
+
+
+@pytest.fixture
+def control() -> Control:
+    return Control()
+
+
+def recording(run: Run, control: Control, **options) -> Recorder:
+    claim = Claim(run.pk, 1, run.worker_id)
+    return Recorder(claim, control, **{"total": 400, "done": {}, **options})
+
+
+def tile(n: int) -> events.NewEvent:
+    return events.tile_event(said.Tile(0, n // 20, n % 20, np.full((1, 1, 1), n, dtype=np.float32)))
+
+
+def appends(monkeypatch: pytest.MonkeyPatch, before=lambda n: None, after=lambda n: None) -> list[int]:
+    """Count the transactions; `before` and `after` may raise on the n-th."""
+    sizes: list[int] = []
+    original = events.append
+
+    def counted(run_id, new, **options):
+        sizes.append(len(new))
+        before(len(sizes))
+        last = original(run_id, new, **options)
+        after(len(sizes))
+        return last
+
+    monkeypatch.setattr(events, "append", counted)
+    return sizes
+
+
+def fail_once(number: int) -> None:
+    if number == 1:
+        raise OperationalError("server closed the connection unexpectedly")
+
+
+def test_many_tiles_at_once_are_few_transactions(run, control, monkeypatch):
+    sizes = appends(monkeypatch)
+    with recording(run, control) as log:
+        for n in range(300):
+            log.put(tile(n))
+        log.drain()
+    assert len(sizes) < 12
+    run.refresh_from_db()
+    assert (run.cells_done, run.tiles.count()) == (300, 300)
+
+
+def test_events_keep_their_order(run, control):
+    with recording(run, control) as log:
+        for n in range(50):
+            log.put(events.log_event("info", str(n)))
+        log.drain()
+    said_ = run.events.filter(kind="log").values_list("payload__message", flat=True)
+    assert list(said_) == [str(n) for n in range(50)]
+
+
+def test_progress_is_told_at_most_twice_a_second_and_once_at_the_end(run, control):
+    started = time.monotonic()
+    with recording(run, control) as log:
+        log.stage("computing")
+        n = 0
+        while time.monotonic() - started < 1.2:
+            log.put(tile(n % 400))
+            n += 1
+            time.sleep(0.005)
+        log.drain()
+    told = run.events.filter(kind="progress")
+    elapsed = time.monotonic() - started
+    assert 2 <= told.count() <= 2 * elapsed + 2
+    last = told.last().payload
+    assert last["done"] == min(n, 400)
+    assert last["rate"] > 0
+
+
+def test_a_resumed_attempt_counts_on_from_what_is_stored(run, control):
+    with recording(run, control, done={(0, 0, n): 1 for n in range(20)}) as log:
+        log.put(tile(5), tile(20))
+        log.drain()
+    run.refresh_from_db()
+    assert run.cells_done == 21
+
+
+def test_a_database_that_is_away_for_a_moment_loses_nothing(run, control, monkeypatch):
+    appends(monkeypatch, before=fail_once)
+    with recording(run, control) as log:
+        log.put(tile(0))
+        log.drain()
+    assert run.events.filter(kind="tile").count() == 1
+    assert control.reason is None
+
+
+def test_a_commit_whose_answer_was_lost_is_not_written_twice(run, control, monkeypatch):
+    appends(monkeypatch, after=fail_once)
+    with recording(run, control) as log:
+        log.put(events.log_event("info", "once"))
+        log.drain()
+        log.put(events.log_event("info", "again"))
+        log.drain()
+    messages = run.events.filter(kind="log").order_by("seq").values_list("payload__message", flat=True)
+    assert list(messages) == ["once", "again"]
+
+
+def test_a_lost_claim_stops_the_run_and_is_raised(run, control):
+    Run.objects.filter(pk=run.pk).update(attempt=2)
+    with recording(run, control) as log:
+        log.put(tile(0))
+        eventually(lambda: control.reason is Stop.LOST, seconds=10)
+        with pytest.raises(ClaimLost):
+            log.put(tile(1))
+        with pytest.raises(ClaimLost):
+            log.drain()
+    assert not run.events.exists()
+
+
+def test_a_database_that_stays_away_is_given_up_once_the_claim_is_lost(run, control, monkeypatch):
+    def always(number: int) -> None:
+        control.stop(Stop.LOST)
+        raise OperationalError("away")
+
+    appends(monkeypatch, before=always)
+    with recording(run, control) as log:
+        log.put(tile(0))
+        with pytest.raises(OperationalError):
+            log.drain()
+
+
+def test_a_new_stage_is_told_at_once(run, control):
+    with recording(run, control) as log:
+        log.stage("baselines", "Running the clean prompts.")
+        log.drain()
+    run.refresh_from_db()
+    assert run.stage == "baselines"
+    assert run.events.filter(kind="status").last().payload["stage"] == "baselines"
+
+
+def test_retrying_outside_of_a_run_gives_up_in_the_end(monkeypatch):
+    monkeypatch.setattr(recorder, "RETRY_SECONDS", 0.0)
+
+    def away() -> None:
+        raise OperationalError("away")
+
+    with pytest.raises(OperationalError):
+        recorder.retrying(away)
