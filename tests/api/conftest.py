@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from django.db import connection
 from rest_framework.test import APIClient
 
 from interp_app.catalog.models import ModelSource
@@ -11,6 +12,11 @@ from interp_app.core.models import User
 from tests.api.worlds import World, build_world
 
 ClientFor = Callable[[User | None], APIClient]
+
+
+def close_connection() -> None:
+    """Close the connection of the thread that runs this: `connection.close` would name the caller's."""
+    connection.close()
 
 
 @pytest.fixture

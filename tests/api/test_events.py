@@ -18,6 +18,7 @@ from interp_app.catalog.models import ModelSource, PromptSetVersion
 from interp_app.core.models import Role, User
 from interp_app.runs import events
 from interp_app.runs.models import Run, Status
+from tests.api.conftest import close_connection
 from tests.api.worlds import finished_run, log_of, tile
 from tests.factories import RunFactory, UserFactory
 
@@ -141,7 +142,7 @@ def test_thirty_readers_wait_together_on_one_connection(client_for: Any) -> None
         await asyncio.sleep(1.0)
         with_connections = await asyncio.to_thread(_append_and_count, run)
         answers = await asyncio.gather(*waiting)
-        await sync_to_async(connection.close)()  # the one the server's thread opened
+        await sync_to_async(close_connection)()  # the one the server's thread opened
         return [with_connections, *[answer.json()["last_seq"] for answer in answers]]
 
     connections, *seqs = asyncio.run(all_of_them())

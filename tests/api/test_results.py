@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 from asgiref.sync import sync_to_async
-from django.db import connection
 from django.test import AsyncClient
 from rest_framework.test import APIClient
 
@@ -18,6 +17,7 @@ from interp_app.core.models import Role, User
 from interp_app.runs import artifacts, events
 from interp_app.runs.api.results import plain
 from interp_app.runs.models import Run
+from tests.api.conftest import close_connection
 from tests.api.worlds import COLUMN_LABELS, finished_run, panel, tile
 from tests.factories import PromptSetVersionFactory, UserFactory
 
@@ -122,7 +122,7 @@ def test_a_file_is_streamed_by_the_asynchronous_server_too(client_for: Any, mode
         response = await client.get(at(run, "artifacts/resid_pre.safetensors"), headers={"range": "bytes=256-"})
         assert response.is_async
         pieces = [piece async for piece in response]
-        await sync_to_async(connection.close)()  # the one the server's thread opened
+        await sync_to_async(close_connection)()  # the one the server's thread opened
         return pieces
 
     assert b"".join(asyncio.run(fetch())) == FILE[256:]

@@ -132,7 +132,7 @@ async def _news(patience: Patience) -> bool:
         _waiting -= 1
         WAITING_READERS.dec()
         if not _waiting:
-            _poller.submit(connection.close)
+            _poller.submit(_close_connection)
 
 
 def _has_news(run_id: UUID, after: int) -> bool:
@@ -143,6 +143,10 @@ def _has_news(run_id: UUID, after: int) -> bool:
         connection.close()  # the next look opens a new one
         return False
     return row is None or (row[2] if row[2] is not None else row[0]) > after or row[1] in TERMINAL
+
+
+def _close_connection() -> None:
+    connection.close()  # looked up here: `connection` is another one in each thread
 
 
 def _release_connection() -> None:
