@@ -2,7 +2,7 @@ import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 
 import { backoff, CAP_MS } from '../src/core/backoff';
 import { encodeFrame } from '../src/core/frames';
-import { ACK_MS, DEAD_MS, PING_MS, type ServerMessage, SocketHub, type TopicListener } from '../src/core/socket';
+import { ACK_MS, DEAD_MS, PING_MS, PROBE_MS, type ServerMessage, SocketHub, type TopicListener } from '../src/core/socket';
 
 /** The browser's end of a line whose other end is the test. */
 class Line {
@@ -134,6 +134,22 @@ describe('the tab’s socket', () => {
     expect(listener.ups.filter(([up]) => !up)).toHaveLength(0);
     vi.advanceTimersByTime(DEAD_MS + PING_MS);
     expect(listener.ups.at(-1)?.[0]).toBe(false);
+  });
+
+  it('asks at once whether the line lives when the network changes, and drops one that is silent', () => {
+    const tab = hub();
+    const listener = new Listener();
+    tab.subscribe('run:a', listener);
+    newest().open();
+    vi.advanceTimersByTime(10);
+    tab.nudge();
+    vi.advanceTimersByTime(1);
+    newest().say({ type: 'pong' });
+    vi.advanceTimersByTime(PROBE_MS);
+    expect(listener.ups.at(-1)?.[0]).toBe(true);
+    tab.nudge();
+    vi.advanceTimersByTime(PROBE_MS);
+    expect(listener.ups.at(-1)).toEqual([false, 1]);
   });
 
   it('does not knock again at a door that is closed for good', () => {

@@ -58,7 +58,7 @@ export const RIGHT = 14;
 const AXIS_GAP = 6;
 const LINE = 15;
 const MIN_READABLE = 24;
-const MAX_CELL_W = 72;
+const MAX_CELL_W = 112;
 const MAX_CELL_H = 56;
 /** Up to this many columns keep a width at which tokens can be read, and scroll; more are fitted as an overview. */
 const SCROLLED_COLUMNS = 64;

@@ -30,6 +30,7 @@ export interface TopicListener {
 export const PING_MS = 20_000;
 export const DEAD_MS = 45_000;
 export const ACK_MS = 100;
+export const PROBE_MS = 3000;
 /** Close codes after which trying again is pointless: sign in, forbidden, gone. */
 const FINAL_CODES = new Map([
   [4401, 'login_required'],
@@ -75,9 +76,21 @@ export class SocketHub {
     this.ask(topic, subscription);
   }
 
-  /** Try now instead of after the backoff: the machine came online or the tab was looked at. */
+  /** Something happened to the machine's network, or the tab is looked at again: try now, or see if the line lives. */
   nudge(): void {
     if (this.socket === null && this.topics.size > 0) this.connect();
+    else this.probe();
+  }
+
+  /** A line that was cut without a word looks open for minutes: ask, and drop it where nothing comes back. */
+  private probe(): void {
+    const socket = this.socket;
+    if (!this.isOpen()) return;
+    const asked = Date.now();
+    this.send({ type: 'ping' });
+    setTimeout(() => {
+      if (socket === this.socket && this.heard < asked) this.lost(socket);
+    }, PROBE_MS);
   }
 
   private isOpen(): boolean {
@@ -224,6 +237,7 @@ export function hub(path: string): SocketHub {
   url.protocol = url.protocol === 'https:' ? 'wss:' : 'ws:';
   const made = new SocketHub(url.href);
   window.addEventListener('online', () => made.nudge());
+  window.addEventListener('offline', () => made.nudge());
   document.addEventListener('visibilitychange', () => {
     if (!document.hidden) made.nudge();
   });

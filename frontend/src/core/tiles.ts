@@ -157,7 +157,7 @@ export class TileStore {
     const found: { i: number; size: number }[] = [];
     for (let i = 0; i < values.length; i += 1) {
       const size = Math.abs(values[i]!);
-      if (this.known[i] === 0 || Number.isNaN(size)) continue;
+      if (this.known[i] === 0 || !(size > 0)) continue;
       if (found.length === n && size <= found[n - 1]!.size) continue;
       let at = found.length;
       while (at > 0 && found[at - 1]!.size < size) at -= 1;

@@ -33,6 +33,8 @@ export class RunLive {
   connection = $state<Connection>('connecting');
   announcement = $state('');
   problem = $state('');
+  /** The session has ended: the problem comes with a link to sign in again. */
+  signIn = $state(false);
   busy = $state(false);
   queue = $state.raw<QueuePlace | null>(null);
   private readonly feed: RunFeed;
@@ -62,7 +64,10 @@ export class RunLive {
         this.mark();
       },
       received: (at) => this.arrivals.push(at),
-      refused: (code, detail) => (this.problem = refusal(code, detail)),
+      refused: (code, detail) => {
+        this.problem = refusal(code, detail);
+        this.signIn = code === 'login_required';
+      },
     });
   }
 
@@ -186,7 +191,7 @@ function keep(list: number[], value: number): void {
 }
 
 function refusal(code: string, detail: string): string {
-  if (code === 'login_required') return 'Your session has ended. Sign in again and reload; the run goes on meanwhile.';
+  if (code === 'login_required') return 'Your session has ended. The run goes on meanwhile.';
   if (code === 'forbidden' || code === 'gone') return 'You can no longer see this run, or it was withdrawn.';
   return detail || `Live updates stopped (${code}).`;
 }
