@@ -195,27 +195,22 @@ class Connection:
         if not isinstance(topic, str):
             raise BadMessage('A subscription needs a topic: "run:<id>" or "queue".')
         since = _integer(message, "since", default=0)
-        if topic in self._topics:
+        run_id = _run_of(topic)
+        watched = str(run_id or topic)
+        if watched in self._topics:
             # The same topic again replaces the old subscription: that is how a client asks for what it missed.
-            self._end(self._subscriptions[self._topics[topic]])
+            self._end(self._subscriptions[self._topics[watched]])
         if len(self._subscriptions) >= MAX_SUBSCRIPTIONS:
             raise Closing(TOO_MUCH, "too_many_subscriptions", f"At most {MAX_SUBSCRIPTIONS} topics a socket.")
-        kind, _, name = topic.partition(":")
-        if topic == "queue":
+        if run_id is None:
             self._subscribe_queue(topic)
-        elif kind == "run":
-            try:
-                run_id = uuid.UUID(name)
-            except ValueError:
-                raise BadMessage(f"{name[:40]!r} is not the id of a run.") from None
-            await self._subscribe_run(topic, run_id, since)
         else:
-            raise BadMessage(f'Unknown topic {topic[:60]!r}: use "run:<id>" or "queue".')
+            await self._subscribe_run(topic, run_id, since)
 
     def _subscribe_queue(self, topic: str) -> None:
         self._require_lab()
         subscription = QueueSubscription(self._hub.watch_queue(self), self._new_handle())
-        self._begin(topic, subscription, seq=subscription.feed.version, mode="snapshot")
+        self._begin(topic, topic, subscription, seq=subscription.feed.version, mode="snapshot")
 
     async def _subscribe_run(self, topic: str, run_id: uuid.UUID, since: int) -> None:
         if not await in_thread(visible_runs, self._user, [run_id]):
@@ -228,12 +223,12 @@ class Connection:
         except BaseException:
             self._hub.leave_run(feed, self)
             raise
-        self._begin(topic, subscription, seq=feed.last_seq, mode=mode)
+        self._begin(topic, str(run_id), subscription, seq=feed.last_seq, mode=mode)
 
-    def _begin(self, topic: str, subscription: Subscription, *, seq: int, mode: str) -> None:
+    def _begin(self, topic: str, watched: str, subscription: Subscription, *, seq: int, mode: str) -> None:
         handle = subscription.handle
         self._reply({"type": "subscribed", "topic": topic, "handle": handle, "seq": seq, "mode": mode})
-        self._topics[topic] = handle
+        self._topics[watched] = handle
         self._subscriptions[handle] = subscription
         self.wake()
 
@@ -331,6 +326,19 @@ def _parsed(message: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BadMessage("A message is a JSON object with a type.")
     return value
+
+
+def _run_of(topic: str) -> uuid.UUID | None:
+    """The run that the topic is about; None for the queue. Raises `BadMessage`."""
+    if topic == "queue":
+        return None
+    kind, _, name = topic.partition(":")
+    if kind != "run":
+        raise BadMessage(f'Unknown topic {topic[:60]!r}: use "run:<id>" or "queue".')
+    try:
+        return uuid.UUID(name)
+    except ValueError:
+        raise BadMessage(f"{name[:40]!r} is not the id of a run.") from None
 
 
 def _integer(message: dict[str, Any], name: str, default: int | None = None) -> int:

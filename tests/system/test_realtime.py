@@ -89,6 +89,21 @@ async def test_bells_ring_again_after_redis_was_killed(site: Site, redis: Redis)
 
 
 @pytest.mark.asyncio
+async def test_who_comes_while_redis_is_away_is_served_and_hears_bells_later(site: Site, redis: Redis) -> None:
+    redis.kill()
+    made = site.make()
+    tab = Tab(site, made.run, made.cookies[0])
+    await tab.open()
+    writing = site.writing(made.run, "--rate", 4, "--rows", 15, "--columns", 20, "--batch", 5, "--finish")
+    await tab.until_seq(12, PATIENCE_SECONDS)
+    redis.start()
+    await tab.until_seq(await finished(writing), PATIENCE_SECONDS)
+    assert sorted(tab.latencies[-8:])[4] < 1.0, "bells ring"
+    assert_same(tab.replica.panels, site.stored(made.run))
+    await tab.close()
+
+
+@pytest.mark.asyncio
 @pytest.mark.parametrize("origin", [None, "https://evil.example", "http://127.0.0.1:1"])
 async def test_a_forged_origin_is_refused_before_the_handshake(site: Site, origin: str | None) -> None:
     cookie = site.make().cookies[0]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from interp_app.core.models import User
-from interp_app.runs import events, feed
+from interp_app.runs import events, feed, feed_reads
 from interp_app.runs.models import Run, Status
 from tests.factories import RunFactory
 from tests.live import LogWriter, stored
@@ -107,6 +107,36 @@ async def test_the_same_topic_again_replaces_the_old_subscription(
     second = await viewer.until_type("subscribed")
     assert second["handle"] != first["handle"]
     await viewer.until_seq(await in_db(writer.open)())  # the replica accepts only frames of the new handle
+
+
+async def test_a_run_named_twice_in_other_letters_is_one_topic(
+    connect: Connect, run: Run, member: User, writer: LogWriter
+) -> None:
+    viewer = await connect(member)
+    await viewer.subscribe(run)
+    first = (await viewer.until_type("subscribed"))["handle"]
+    await viewer.send(type="subscribe", topic=f"run:{str(run.pk).upper()}", since=0)
+    assert (await viewer.until_type("subscribed"))["topic"] == f"run:{str(run.pk).upper()}"
+    await viewer.send(type="unsubscribe", handle=first)
+    await viewer.until_seq(await in_db(writer.open)())
+
+
+async def test_the_log_is_read_once_however_many_watch(
+    connect: Connect, run: Run, member: User, writer: LogWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    viewers = [await connect(member) for _ in range(12)]
+    for viewer in viewers:
+        await viewer.subscribe(run)
+        await viewer.until_type("run")
+    read = []
+    read_log = feed_reads.read_log
+    monkeypatch.setattr(feed_reads, "read_log", lambda *log, **span: read.append(span) or read_log(*log, **span))
+    await in_db(writer.open)()
+    for _ in range(5):
+        last = await in_db(writer.tiles)(4)
+        await asyncio.gather(*(viewer.until_seq(last) for viewer in viewers))
+    assert len(read) <= 6, "one reading an append at most"
+    assert len({id(viewer.frames[-1]) for viewer in viewers}) == 1, "one frame in memory for all"
 
 
 async def test_nothing_comes_after_unsubscribing(connect: Connect, run: Run, member: User, writer: LogWriter) -> None:
