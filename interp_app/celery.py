@@ -19,6 +19,8 @@ app.conf.update(
         "socket_timeout": 5,  # a broker that hangs must not hang a request
         "socket_connect_timeout": 2,
         "max_retries": 1,
+        "interval_start": 0,
+        "interval_step": 0.1,
     },
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,10 +20,9 @@ from tests.system.harness import ROOT, Process, free_port
 pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
 
 
-@pytest.fixture
-def env(tmp_path: Path) -> dict[str, str]:
+def environment(data: Path) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PATCHBAY_", "DJANGO_"))}
-    return inherited | {"PATCHBAY_MODE": "embedded", "PATCHBAY_DATA_DIR": str(tmp_path / "var"), "PYTHONWARNINGS": "ignore"}
+    return inherited | {"PATCHBAY_MODE": "embedded", "PATCHBAY_DATA_DIR": str(data), "PYTHONWARNINGS": "ignore"}
 
 
 def manage(env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -31,10 +31,26 @@ def manage(env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[
     )
 
 
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A data folder as `make up` leaves it before it serves, and what setting up said."""
+    data = tmp_path_factory.mktemp("embedded") / "var"
+    migrated = manage(environment(data), "migrate", "--verbosity", "0")
+    assert migrated.returncode == 0, migrated.stderr
+    done = manage(environment(data), "setup_demo", "--first-run")
+    assert done.returncode == 0, done.stderr
+    return data, done.stdout
+
+
+@pytest.fixture
+def env(prepared: tuple[Path, str], tmp_path: Path) -> dict[str, str]:
+    """Settings of an installation of its own: a copy of the prepared one."""
+    shutil.copytree(prepared[0], tmp_path / "var")
+    return environment(tmp_path / "var")
+
+
 @pytest.fixture
 def served(env: dict[str, str], tmp_path: Path) -> Iterator[tuple[Process, int]]:
-    assert manage(env, "migrate", "--verbosity", "0").returncode == 0
-    assert manage(env, "setup_demo", "--first-run").returncode == 0
     port = free_port()
     process = Process("serve", [sys.executable, "manage.py", "serve", "--port", str(port)], env, tmp_path)
     try:
@@ -70,9 +86,9 @@ def test_a_killed_worker_is_started_again_and_the_run_ends(served):
     eventually(lambda: "run_claimed" in process.tail(20_000), seconds=60, what="the worker has claimed a run")
     first = children(process)["worker"]
     os.kill(first, signal.SIGKILL)
-    again = eventually(lambda: children(process).get("worker"), seconds=20, what="another worker")
+    eventually(lambda: children(process).get("worker") not in (None, first), seconds=30, what="another worker")
     eventually(lambda: first_run_succeeded(port), seconds=90, what="the first experiment has succeeded")
-    assert again != first
+    assert "worker_ended" in process.tail(20_000)
 
 
 def test_sigterm_ends_web_and_worker_within_ten_seconds(served):
@@ -110,10 +126,8 @@ def test_a_taken_port_is_a_sentence_that_says_what_to_do(env):
     assert re.search(rf"Port {port} is taken\. Choose another", answer.stderr)
 
 
-def test_setting_up_twice_changes_nothing(env):
-    assert manage(env, "migrate", "--verbosity", "0").returncode == 0
-    first = manage(env, "setup_demo", "--first-run")
-    second = manage(env, "setup_demo", "--first-run")
-    assert "Submitted" in first.stdout
-    assert "Submitted" not in second.stdout
-    assert second.returncode == 0
+def test_setting_up_twice_changes_nothing(env, prepared):
+    again = manage(env, "setup_demo", "--first-run")
+    assert "Submitted" in prepared[1]
+    assert "Submitted" not in again.stdout
+    assert again.returncode == 0

@@ -50,7 +50,7 @@ def test_a_broker_that_is_down_costs_moments():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    assert publish_seconds(f"redis://127.0.0.1:{port}/0") < 3
+    assert publish_seconds(f"redis://127.0.0.1:{port}/0") < 2
 
 
 def test_a_broker_that_hangs_is_given_up(silent_port):
