@@ -74,7 +74,10 @@ class Page(Generic[Row]):
 def read_page(
     queryset: QuerySet[Any], *, cursor: str | None = None, size: int = PAGE_SIZE, newest_first: bool = True
 ) -> Page[Any]:
-    """One page of rows that have `created_at` and a UUID `id`. One query. Raises `ServiceError` on a bad cursor."""
+    """One page of rows (instances or dicts) that have `created_at` and a UUID `id`, in one query.
+
+    Raises `ServiceError` on a bad cursor.
+    """
     place = Cursor.decode(cursor) if cursor else None
     back = place is not None and place.back
     descending = newest_first != back
@@ -90,9 +93,14 @@ def read_page(
         return Page([], None, None)
     return Page(
         rows,
-        next=Cursor(rows[-1].created_at, rows[-1].id).encode() if has_next else None,
-        previous=Cursor(rows[0].created_at, rows[0].id, back=True).encode() if has_previous else None,
+        next=_at(rows[-1]).encode() if has_next else None,
+        previous=_at(rows[0], back=True).encode() if has_previous else None,
     )
+
+
+def _at(row: Any, *, back: bool = False) -> Cursor:
+    at, id_ = (row["created_at"], row["id"]) if isinstance(row, dict) else (row.created_at, row.id)
+    return Cursor(at, id_, back)
 
 
 def _beyond(place: Cursor, descending: bool) -> Q:

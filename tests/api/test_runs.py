@@ -12,9 +12,10 @@ from interp_app.catalog.models import ModelSource, PromptSetVersion
 from interp_app.core.models import User
 from interp_app.runs.api.serializers import RunDetailSerializer, SlimRunSerializer
 from interp_app.runs.models import Run, Status, Tag
+from interp_app.runs.shapes import slim_run
 from tests.api.conftest import ClientFor
 from tests.api.worlds import finished_run
-from tests.factories import PromptSetVersionFactory, RunFactory, WorkerFactory
+from tests.factories import PromptSetVersionFactory, RunFactory, UserFactory, WorkerFactory
 
 RUNS = "/api/v1/runs/"
 PREVIEW = "/api/v1/runs/preview/"
@@ -298,3 +299,15 @@ def test_workers_are_listed_with_what_they_can_do(api: APIClient) -> None:
         ("b", True, ["tiny"]),
         ("a", False, []),
     ]
+
+
+def test_a_run_looks_the_same_from_its_row_and_from_its_instance(
+    api: APIClient, member: User, model: ModelSource, prompts: PromptSetVersion
+) -> None:
+    source = finished_run(member, model, prompts)
+    reused = RunFactory(owner=member, status=Status.SUCCEEDED, reused_from=source, archived_at=None)
+    reused.tags.set([Tag.objects.create(name=name) for name in ("b", "a")])
+    failed = RunFactory(status=Status.FAILED, failure_code="x", owner=UserFactory(first_name="Ada", last_name="L"))
+    rows = {row["id"]: row for row in api.get(RUNS).json()["results"]}
+    for run in (source, reused, failed):
+        assert rows[str(run.pk)] == slim_run(Run.objects.get(pk=run.pk))

@@ -21,7 +21,7 @@ from interp_app.runs import planning, queue, selectors, services
 from interp_app.runs.api import serializers as forms
 from interp_app.runs.details import run_detail
 from interp_app.runs.models import Run
-from interp_app.runs.shapes import for_slim, slim_run
+from interp_app.runs.shapes import slim_columns, slim_rows
 
 _EXAMPLE = OpenApiExample(
     "A sweep over layers and positions",
@@ -57,8 +57,8 @@ class RunList(ApiView):
         )
         pages = self.pagination_class()
         pages.newest_first = filters.sort == "-created_at"
-        rows = pages.paginate_queryset(for_slim(selectors.history(request.user, filters)), request, self)
-        return pages.get_paginated_response([slim_run(row) for row in rows])
+        rows = pages.paginate_queryset(slim_columns(selectors.history(request.user, filters)), request, self)
+        return pages.get_paginated_response(slim_rows(rows))
 
     @extend_schema(
         operation_id="runs_create",
