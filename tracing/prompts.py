@@ -163,6 +163,7 @@ def _problems(pair: PromptPair, number: int, tokens: Tokens, max_positions: int)
     seen = tokenize(pair, number, tokens)
     return [
         *_length_problems(seen, max_positions),
+        *_unknown_problems(pair, seen, tokens),
         *_word_problems(pair, number, tokens),
         *_alignment_problems(seen),
     ]
@@ -179,6 +180,31 @@ def _length_problems(seen: TokenizedPair, max_positions: int) -> list[PairProble
         for name, ids in (("clean", seen.clean_ids), ("corrupted", seen.corrupted_ids))
         if len(ids) > max_positions
     ]
+
+
+def _unknown_problems(pair: PromptPair, seen: TokenizedPair, tokens: Tokens) -> list[PairProblem]:
+    """Words outside the vocabulary: they all become one token, so the model would not read what the user wrote."""
+    if tokens.unknown_id is None:
+        return []
+    remedy = "Use words of its vocabulary."
+    found = [
+        PairProblem(
+            seen.number,
+            name,
+            f"Pair {seen.number}: the {name} prompt has a word this tokenizer does not know, at position "
+            f"{ids.index(tokens.unknown_id)}.",
+            remedy,
+        )
+        for name, ids in (("clean", seen.clean_ids), ("corrupted", seen.corrupted_ids))
+        if tokens.unknown_id in ids
+    ]
+    found += [
+        PairProblem(seen.number, name, f"Pair {seen.number}: this tokenizer does not know the {name} {text!r}.", remedy)
+        for name, texts in (("answer", pair.answer), ("foil", pair.foil))
+        for text in texts
+        if tokens.unknown_id in tokens.encode(text, special=False)
+    ]
+    return found
 
 
 def _word_problems(pair: PromptPair, number: int, tokens: Tokens) -> list[PairProblem]:

@@ -20,6 +20,9 @@ class Tokens:
         self._fast.no_padding()
         self._fast.no_truncation()
         self.special_ids = frozenset(id_ for id_, token in fast.get_added_tokens_decoder().items() if token.special)
+        unknown = getattr(fast.model, "unk_token", None)
+        self.unknown_id: int | None = fast.token_to_id(unknown) if unknown else None
+        """What stands for every word outside the vocabulary, in tokenizers that have such a token."""
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Self:
