@@ -1,4 +1,4 @@
-/** Hands a made file to the user, and a canvas to a PNG that carries its permalink in a text chunk. */
+/** Hands a made file to the user, and turns an SVG into a PNG that carries its permalink in a text chunk. */
 
 export function download(name: string, content: BlobPart, type: string): void {
   const address = URL.createObjectURL(new Blob([content], { type }));
@@ -17,11 +17,29 @@ export function fileName(...parts: string[]): string {
   return slug.slice(0, 80) || 'figure';
 }
 
-export async function pngOf(canvas: HTMLCanvasElement, texts: Record<string, string>): Promise<Blob> {
+/** The SVG as a bitmap of `scale` pixels a unit. */
+export async function pngOf(svg: string, scale: number, texts: Record<string, string>): Promise<Blob> {
+  const canvas = await drawn(svg, scale);
   const blob = await new Promise<Blob | null>((resolve) => canvas.toBlob(resolve, 'image/png'));
   if (!blob) throw new Error('This browser could not make a PNG of the figure.');
   const bytes = new Uint8Array(await blob.arrayBuffer());
   return new Blob([withText(bytes, texts)], { type: 'image/png' });
+}
+
+async function drawn(svg: string, scale: number): Promise<HTMLCanvasElement> {
+  const address = URL.createObjectURL(new Blob([svg], { type: 'image/svg+xml' }));
+  try {
+    const image = new Image();
+    image.src = address;
+    await image.decode();
+    const canvas = document.createElement('canvas');
+    canvas.width = Math.round(image.naturalWidth * scale);
+    canvas.height = Math.round(image.naturalHeight * scale);
+    canvas.getContext('2d')?.drawImage(image, 0, 0, canvas.width, canvas.height);
+    return canvas;
+  } finally {
+    URL.revokeObjectURL(address);
+  }
 }
 
 const HEADER_END = 8 + 25; // signature, then the IHDR chunk

@@ -30,7 +30,7 @@ export interface TopicListener {
 export const PING_MS = 20_000;
 export const DEAD_MS = 45_000;
 export const ACK_MS = 100;
-export const PROBE_MS = 3000;
+export const PROBE_MS = 2000;
 /** Close codes after which trying again is pointless: sign in, forbidden, gone. */
 const FINAL_CODES = new Map([
   [4401, 'login_required'],

@@ -63,3 +63,8 @@ export function clampRect(rect: Rect | null, rows: number, columns: number): Rec
   const cut = { r0: rect.r0, c0: rect.c0, r1: Math.min(rect.r1, rows), c1: Math.min(rect.c1, columns) };
   return cut.r1 > cut.r0 && cut.c1 > cut.c0 ? cut : null;
 }
+
+/** The new-run page, filled in from a run (`from`) and parameters by name. */
+export function newRunLink(parameters: Record<string, string>): string {
+  return `/runs/new/?${new URLSearchParams(parameters).toString()}`;
+}

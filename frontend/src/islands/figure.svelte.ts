@@ -6,7 +6,7 @@ import type { PanelState, RunState } from '../core/run-state';
 import { themeOf } from '../core/theme';
 import type { Rect } from '../core/tiles';
 import type { Quantity } from '../core/types';
-import { clampRect, type FigureView, MAX_PINS, readView } from '../core/view-url';
+import { clampRect, type FigureView, MAX_PINS, newRunLink, readView } from '../core/view-url';
 
 export class FigureModel {
   /** Grows once a frame while values arrive. `panel` does not depend on it: whoever reads values reads this too. */
@@ -117,6 +117,13 @@ export class FigureModel {
 
   get lut(): Lut {
     return chooseLut(this.quantity?.scale ?? 'diverging', this.theme, this.paper);
+  }
+
+  /** A new run over the heads, on what this one was run on; `null` where the columns are heads already. */
+  get headsLink(): string | null {
+    const { id, method } = this.run.run;
+    if (method !== 'activation_patching' || this.panel?.payload.columns.name !== 'position') return null;
+    return newRunLink({ from: id, method, sites: 'z', over: 'layer_head' });
   }
 
   get active(): Cell | null {
