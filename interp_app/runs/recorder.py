@@ -39,6 +39,7 @@ class Recorder:
         self._control = control
         self._places = dict(done)
         self._done = self._started_with = sum(done.values())
+        self._told = self._done
         self._total = total
         self._stage = "loading"
         self._message = ""
@@ -100,6 +101,7 @@ class Recorder:
         """Return once everything put so far is committed. Raises what the thread failed with."""
         with self._condition:
             self._draining += 1
+            self._dirty = self._dirty or self._told != self._done  # the last progress tells of every cell
             self._condition.notify_all()
             while (self._pending or self._dirty or self._writing) and self._error is None:
                 self._condition.wait()
@@ -157,6 +159,7 @@ class Recorder:
         if not final and now - self._last_progress < PROGRESS_SECONDS:
             return []
         self._last_progress = now
+        self._told = self._done
         payload: dict[str, Any] = {
             "done": min(self._done, self._total),
             "total": self._total,
