@@ -109,8 +109,9 @@ def test_the_batch_size_changes_nothing(batch: int) -> None:
     np.testing.assert_allclose(chosen.examples, automatic.examples, atol=1e-10, rtol=0)
 
 
-def test_pairs_of_other_lengths_in_the_set_change_nothing() -> None:
-    model, several = language_model("llama", torch.float64), pairs()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_pairs_of_other_lengths_in_the_set_change_nothing(family: str) -> None:
+    model, several = language_model(family, torch.float64), pairs()
     together = sweep(model, several)
     for n, one in enumerate(several):
         alone = sweep(model, [one])

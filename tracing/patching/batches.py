@@ -1,4 +1,4 @@
-"""Runs the batches of one tile: patched activations in, one metric value a pair and cell out.
+"""Runs the batches of a bundle of tiles: patched activations in, one metric value a pair and cell out.
 
 A batch that does not fit in memory is halved, again and again, until one patch of one pair fails too.
 """
@@ -21,34 +21,38 @@ from tracing.patching.plan import Chunk, Group, Plan, PlannedTile, cannot_matter
 from tracing.patching.suffix import Layout, positionwise, read_logits, run_suffix
 from tracing.prompts import TokenizedPair
 
+Bundle = Sequence[PlannedTile]
 
-def run_tile(
+
+def run_bundle(
     model: LanguageModel,
     pairs: Sequence[TokenizedPair],
     metric: Metric,
     plan: Plan,
     baselines: Baselines,
-    tile: PlannedTile,
+    bundle: Bundle,
     should_stop: Callable[[], bool],
-) -> NDArray[Any] | None:
-    """The metric of every pair, `[pair, 1, column]` (NaN where a pair has no such position); None where stopped."""
-    examples = np.full((len(pairs), 1, tile.c1 - tile.c0), np.nan, baselines.clean.dtype)
-    waiting = list(tile.chunks)
+) -> list[NDArray[Any]] | None:
+    """The metric of every pair for each tile, `[pair, 1, column]` (NaN: no such position); None where stopped."""
+    found = [np.full((len(pairs), 1, tile.c1 - tile.c0), np.nan, baselines.clean.dtype) for tile in bundle]
+    # Tiles of a bundle have equal batches; beyond that each entry is a range of tiles that still fits in memory.
+    waiting = [(0, len(bundle), chunk) for chunk in bundle[0].chunks]
     while waiting:
         if should_stop():
             return None
-        chunk = waiting.pop(0)
-        values = _try(model, pairs, metric, plan, baselines, tile, chunk)
+        first, end, chunk = waiting.pop(0)
+        values = _try(model, pairs, metric, plan, baselines, bundle[first:end], chunk)
         if values is None:
             # Outside the except clause the failed batch's tensors are gone, so there is room for its halves.
             _free(model.device)
-            waiting[:0] = _halves(chunk, plan, model)
+            waiting[:0] = _halves(first, end, chunk, plan, model)
             continue
         numbers = plan.groups[chunk.group].pairs[chunk.lo : chunk.hi]
-        columns = [column - tile.c0 for column in chunk.columns]
-        examples[np.ix_(numbers, [0], columns)] = values[:, None, :]
-    _fill_known(examples, pairs, plan, baselines, tile)
-    return examples
+        for examples, tile, own in zip(found[first:end], bundle[first:end], values, strict=True):
+            examples[np.ix_(numbers, [0], [column - tile.c0 for column in chunk.columns])] = own[:, None, :]
+    for examples, tile in zip(found, bundle, strict=True):
+        _fill_known(examples, pairs, plan, baselines, tile)
+    return found
 
 
 def _fill_known(
@@ -73,20 +77,23 @@ def _try(
     metric: Metric,
     plan: Plan,
     baselines: Baselines,
-    tile: PlannedTile,
+    bundle: Bundle,
     chunk: Chunk,
-) -> NDArray[Any] | None:
-    """One batch's values `[pair, column]`, or None where memory ran out."""
+) -> list[NDArray[Any]] | None:
+    """One batch's values `[pair, column]` for each tile, or None where memory ran out."""
     group = plan.groups[chunk.group]
     members = [pairs[number] for number in group.pairs[chunk.lo : chunk.hi]]
     runs = baselines.groups[chunk.group]
     try:
         with torch.inference_mode():
-            run = _suffix_batch if plan.optimise.suffix else _hooked_batch
-            final = run(model, plan, group, runs, tile, chunk)
-            values = _measure(model, metric, plan, runs.targets, final, chunk)
-            require_numbers(values, members, metric, f"{plan.sites[tile.panel]}, layer {tile.layer}")
-            return to_numpy(values)
+            if plan.optimise.suffix:
+                finals = _suffix_batch(model, plan, group, runs, bundle, chunk)
+            else:
+                finals = torch.stack([_hooked_batch(model, plan, group, runs, tile, chunk) for tile in bundle])
+            found = [_measure(model, metric, plan, runs.targets, final, chunk) for final in finals]
+            for values, tile in zip(found, bundle, strict=True):
+                require_numbers(values, members, metric, f"{plan.sites[tile.panel]}, layer {tile.layer}")
+            return [to_numpy(values) for values in found]
     except torch.OutOfMemoryError:
         return None
     except RuntimeError as error:
@@ -96,25 +103,27 @@ def _try(
 
 
 def _suffix_batch(
-    model: LanguageModel, plan: Plan, group: Group, runs: GroupRuns, tile: PlannedTile, chunk: Chunk
+    model: LanguageModel, plan: Plan, group: Group, runs: GroupRuns, bundle: Bundle, chunk: Chunk
 ) -> Tensor:
-    """Final residuals `[pair, column, d_model]` of a batch by the suffix engine."""
+    """Final residuals `[tile, pair, column, d_model]` of a batch by the suffix engine."""
     batch = slice(chunk.lo, chunk.hi)
-    starts = [plan.start(group, tile.boundary, column) for column in chunk.columns]
+    starts = [plan.start(group, bundle[0].boundary, column) for column in chunk.columns]
     layout = Layout.of(starts, group.length, model.dtype, model.device)
-    hidden = runs.destination.boundary(tile.boundary)[batch][:, layout.positions].clone()
-    columns = torch.tensor(chunk.columns, device=model.device)
     if plan.per_head:
         inside = layout.positions >= group.first
-        heads = columns[layout.rows[inside]]
-        hidden[:, inside] = _head_patches(model, runs, tile.layer, batch, heads, layout.positions[inside])
+        patched = torch.tensor(chunk.columns, device=model.device)[layout.rows[inside]]
     else:
-        positions = torch.tensor([plan.position(group, c) for c in chunk.columns], device=model.device)
-        inside = layout.positions == positions[layout.rows]
-        hidden[:, inside] = _position_patches(model, runs, tile, batch, layout.positions[inside])
-    return run_suffix(
-        model, tile.boundary, hidden, layout, runs.destination, batch, last_token=plan.optimise.last_token
-    )
+        patched = torch.tensor([plan.position(group, c) for c in chunk.columns], device=model.device)
+        inside = layout.positions == patched[layout.rows]
+    entries = []
+    for tile in bundle:
+        hidden = runs.destination.boundary(tile.boundary)[batch][:, layout.positions]
+        if plan.per_head:
+            hidden[:, inside] = _head_patches(model, runs, tile.layer, batch, patched, layout.positions[inside])
+        else:
+            hidden[:, inside] = _position_patches(model, runs, tile, batch, layout.positions[inside])
+        entries.append((tile.boundary, hidden))
+    return run_suffix(model, entries, layout, runs.destination, batch, last_token=plan.optimise.last_token)
 
 
 def _position_patches(
@@ -173,14 +182,18 @@ def _measure(model: LanguageModel, metric: Metric, plan: Plan, targets: Targets,
     return values.reshape(final.shape[:2])
 
 
-def _halves(chunk: Chunk, plan: Plan, model: LanguageModel) -> list[Chunk]:
-    """A batch in two. Raises `OutOfMemoryError` for one patch of one pair."""
+def _halves(first: int, end: int, chunk: Chunk, plan: Plan, model: LanguageModel) -> list[tuple[int, int, Chunk]]:
+    """A batch in two: by tiles, by pairs, then by columns. Raises `OutOfMemoryError` for one patch of one pair."""
+    if end - first > 1:
+        middle = (first + end) // 2
+        return [(first, middle, chunk), (middle, end, chunk)]
     if chunk.hi - chunk.lo > 1:
         middle = (chunk.lo + chunk.hi) // 2
-        return [replace(chunk, hi=middle), replace(chunk, lo=middle)]
+        return [(first, end, replace(chunk, hi=middle)), (first, end, replace(chunk, lo=middle))]
     if len(chunk.columns) > 1:
         middle = len(chunk.columns) // 2
-        return [replace(chunk, columns=chunk.columns[:middle]), replace(chunk, columns=chunk.columns[middle:])]
+        halves = chunk.columns[:middle], chunk.columns[middle:]
+        return [(first, end, replace(chunk, columns=half)) for half in halves]
     length = plan.groups[chunk.group].length
     size = model.facts.n_params * model.dtype.itemsize
     raise OutOfMemoryError(

@@ -47,3 +47,11 @@ class BlockFlops:
         keys = (start + 1 + length) / 2
         saved = (tokens - 1) * self.mlp if last_token and layers else 0.0
         return layers * tokens * self.token(keys) - saved
+
+
+def in_words(flops: float) -> str:
+    """A number of FLOPs with its unit prefix: `3.1 GFLOP`."""
+    for size, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G")):
+        if flops >= size:
+            return f"{flops / size:.3g} {prefix}FLOP"
+    return f"{flops / 1e6:.3g} MFLOP"

@@ -15,11 +15,12 @@ What need not run:
    destination's metric.
 4. *last_token*: behind the last attention only the answer position is needed. *columns*: of the unembedding, only the
    answers' and foils' columns where the metric reads nothing else.
-5. *batching*: many patches of many pairs are rows of one batch.
+5. *batching*: many patches of many pairs are rows of one batch. Where a tile alone is a small batch, tiles of several
+   boundaries form a bundle: one walk through the blocks, which the rows of each boundary join on their way.
 
-A tile is one layer and a run of columns whose work stays under a fixed number of FLOPs. Tiles, their order and the
-batches inside a tile follow from model, prompts and options alone, never from what was computed before: a resumed
-sweep computes the missing tiles bit for bit as the undisturbed one.
+A tile is one layer and a run of columns whose work stays under a fixed number of FLOPs. Tiles, their order, bundles and
+batches follow from model, prompts and options alone, never from what was computed before: a resumed sweep computes the
+missing tiles bit for bit as the undisturbed one.
 """
 
 from collections.abc import Iterable, Sequence
@@ -29,7 +30,7 @@ from typing import Final, Literal
 
 from tracing.errors import SiteError, SpecError
 from tracing.families import ModelFacts
-from tracing.patching.flops import BlockFlops
+from tracing.patching.flops import BlockFlops, in_words
 
 Kind = Literal["resid", "attn", "mlp", "heads"]
 
@@ -137,6 +138,8 @@ class Plan:
     pairs: int
     groups: tuple[Group, ...]
     tiles: tuple[PlannedTile, ...]
+    bundles: tuple[tuple[PlannedTile, ...], ...]
+    """Tiles that run together. A key is in one bundle only, whichever panels show its numbers."""
     baseline_flops: float
     naive_flops: float
 
@@ -148,7 +151,7 @@ class Plan:
     @property
     def flops(self) -> float:
         """Matmul FLOPs of the whole sweep, baselines included; tiles with equal keys run once."""
-        return self.baseline_flops + sum({tile.key: tile.flops for tile in self.tiles}.values())
+        return self.baseline_flops + sum(tile.flops for bundle in self.bundles for tile in bundle)
 
     def position(self, group: Group, column: int) -> int:
         """The token position of a column in the prompts of a group; negative or ≥ length where there is none."""
@@ -171,7 +174,7 @@ class Plan:
     def explain(self) -> str:
         """The plan in words: sizes, cost, and how that compares with one full forward a cell."""
         taken = [f.name for f in fields(Optimise) if getattr(self.optimise, f.name)]
-        batches = sum(len(tile.chunks) for tile in {tile.key: tile for tile in self.tiles}.values())
+        batches = sum(len(bundle[0].chunks) for bundle in self.bundles)
         axis = "heads" if self.per_head else "positions"
         return (
             f"{self.cells} cells ({', '.join(self.sites)}: {self.facts.n_layers} layers × {self.n_columns} {axis}, "
@@ -180,14 +183,6 @@ class Plan:
             f"({self.naive_flops / max(self.flops, 1.0):.1f} times as much). "
             f"Short cuts: {', '.join(taken) or 'none'}."
         )
-
-
-def in_words(flops: float) -> str:
-    """A number of FLOPs with its unit prefix: `3.1 GFLOP`."""
-    for size, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G")):
-        if flops >= size:
-            return f"{flops / size:.3g} {prefix}FLOP"
-    return f"{flops / 1e6:.3g} MFLOP"
 
 
 def cannot_matter(n_layers: int, differs: Sequence[bool], kind: Kind, boundary: int, position: int) -> bool:
@@ -231,6 +226,7 @@ def make_plan(
         pairs=len(pairs),
         groups=_groups(pairs),
         tiles=(),
+        bundles=(),
         baseline_flops=2 * sum(cost.forward(facts, pair.length) for pair in pairs),
         naive_flops=_naive(facts, cost, pairs, sites, per_head),
     )
@@ -244,7 +240,7 @@ def make_plan(
         for tile in builder.tiles(panel, layer)
     )
     values = {field.name: getattr(empty, field.name) for field in fields(Plan)}
-    return Plan(**{**values, "tiles": tiles})
+    return Plan(**{**values, "tiles": tiles, "bundles": tuple(builder.bundles(tiles))})
 
 
 def _check_sites(facts: ModelFacts, sites: Sequence[str], per_head: bool) -> None:
@@ -306,6 +302,31 @@ class _Builder:
                 for chunk in self._chunks(number, kind, boundary, c0, c1)
             )
             yield PlannedTile(panel, layer, c0, c1, kind, boundary, chunks, flops)
+
+    def bundles(self, tiles: Sequence[PlannedTile]) -> Iterable[tuple[PlannedTile, ...]]:
+        """Neighbouring tiles that fit into one batch and one tile's work, later boundaries joining earlier ones."""
+        bundle: list[PlannedTile] = []
+        unique: dict[object, PlannedTile] = {}
+        for tile in tiles:
+            unique.setdefault(tile.key, tile)
+        for tile in unique.values():
+            if bundle and not self._joins(bundle, tile):
+                yield tuple(bundle)
+                bundle = []
+            bundle.append(tile)
+        yield tuple(bundle)
+
+    def _joins(self, bundle: Sequence[PlannedTile], tile: PlannedTile) -> bool:
+        optimise, last = self.plan.optimise, bundle[-1]
+        if not (optimise.suffix and optimise.batching) or len(tile.chunks) != 1 or tile.chunks != last.chunks:
+            return False
+        if tile.kind != last.kind or not last.boundary < tile.boundary < self.plan.facts.n_layers:
+            return False
+        chunk, group = tile.chunks[0], self.plan.groups[tile.chunks[0].group]
+        rows = (len(bundle) + 1) * (chunk.hi - chunk.lo)
+        tokens = rows * sum(group.length - self.plan.start(group, tile.boundary, c) for c in chunk.columns)
+        fits = tokens <= TOKENS_A_BATCH and rows * len(chunk.columns) <= (self.batch_rows or self._most_rows())
+        return fits and sum(one.flops for one in bundle) + tile.flops <= 2 * self.budget
 
     def _cuts(self, kind: Kind, boundary: int) -> Iterable[tuple[int, int, float]]:
         c0, flops = 0, 0.0

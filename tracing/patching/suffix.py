@@ -5,7 +5,8 @@ Steps, for one batch of P pairs and R patches (rows), patch r changing positions
 2. run blocks m … L−1 (the model's own modules) on `[P, N, d_model]`. A stand-in cache puts the keys and values of the
    unpatched run before those of the packed tokens; the mask lets token (r, t) see unpatched positions < s_r and the
    tokens (r, u) of its own row with u ≤ t. So each row attends to exactly what it would attend to in a full run;
-3. of the last block's output, only each row's last token is needed: only it goes through the MLP, the final norm and
+3. rows that are patched at a later block join the batch there, so one walk serves several boundaries;
+4. of the last block's output, only each row's last token is needed: only it goes through the MLP, the final norm and
    the unembedding.
 """
 
@@ -71,22 +72,37 @@ def positionwise(model: LanguageModel, layer: int, mid: Tensor) -> Tensor:
 
 def run_suffix(
     model: LanguageModel,
-    boundary: int,
-    hidden: Tensor,
+    entries: Sequence[tuple[int, Tensor]],
     layout: Layout,
     base: Activations,
     pairs: slice,
     *,
     last_token: bool,
 ) -> Tensor:
-    """Residual stream `[pair, row, d_model]` of each row's last token behind the last block.
+    """Residual stream `[entry, pair, row, d_model]` of each row's last token behind the last block.
 
-    `hidden` `[pair, N, d_model]` is the patched stream at the entrance of block `boundary`; `base` holds the
-    unpatched run of the group, of which `pairs` selects the batch.
+    `entries` are boundaries in rising order, each with the patched stream `[pair, N, d_model]` at its entrance; `base`
+    holds the unpatched run of the group, of which `pairs` selects the batch.
     """
-    blocks = model.blocks
-    for layer in range(boundary, len(blocks)):
-        arguments = _arguments(base, layer, layout, pairs)
+    final = _walk(model, entries, layout, base, pairs, last_token)
+    return final.reshape(len(entries), -1, *final.shape[1:])
+
+
+def _walk(
+    model: LanguageModel,
+    entries: Sequence[tuple[int, Tensor]],
+    layout: Layout,
+    base: Activations,
+    pairs: slice,
+    last_token: bool,
+) -> Tensor:
+    waiting, blocks = dict(entries), model.blocks
+    first = entries[0][0]
+    hidden, joined = waiting.pop(first), 1
+    for layer in range(first, len(blocks)):
+        if layer in waiting:
+            hidden, joined = torch.cat([hidden, waiting.pop(layer)]), joined + 1
+        arguments = _arguments(base, layer, layout, pairs, joined)
         if last_token and layer == len(blocks) - 1:
             mid = hidden + _attention(model, blocks[layer], hidden, arguments)
             return positionwise(model, layer, mid[:, layout.last])
@@ -94,9 +110,9 @@ def run_suffix(
     return hidden[:, layout.last]
 
 
-def _arguments(base: Activations, layer: int, layout: Layout, pairs: slice) -> dict[str, Any]:
+def _arguments(base: Activations, layer: int, layout: Layout, pairs: slice, joined: int) -> dict[str, Any]:
     positional = {name: _pick(value, layout.positions) for name, value in base.positional[layer].items()}
-    keys, values = base.keys[layer][pairs, :, : layout.prefix], base.values[layer][pairs, :, : layout.prefix]
+    keys, values = (kept[layer][pairs, :, : layout.prefix].repeat(joined, 1, 1, 1) for kept in (base.keys, base.values))
     return {**positional, "attention_mask": layout.mask, "past_key_values": PrefixCache(keys, values)}
 
 

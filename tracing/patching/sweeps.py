@@ -3,8 +3,8 @@
 `sweep` gives whole grids, `prepare` + `tiles` the same piece by piece (what the experiment streams). Steps:
 1. tokenise, plan (`tracing.patching.plan`), run clean and corrupted once a group of equally long pairs and keep what
    the plan needs;
-2. a tile: for each batch of its plan make the patched activations, run the suffix (or the whole model where that
-   short cut is off), read the metric of every pair and patch;
+2. a bundle of tiles: for each batch of its plan make the patched activations, run the suffix (or the whole model
+   where that short cut is off), read the metric of every pair and patch;
 3. aggregate over pairs (`tracing.patching.axes`).
 Sources: Zhang & Nanda 2023 (arXiv 2309.16042), Wang et al. 2022 (arXiv 2211.00593).
 """
@@ -23,7 +23,7 @@ from tracing.metrics import Metric, get
 from tracing.models import LanguageModel
 from tracing.patching.axes import aggregate, head_axis, layer_axis, panel, position_axis, recoverable
 from tracing.patching.baselines import Baselines, run_baselines
-from tracing.patching.batches import run_tile
+from tracing.patching.batches import run_bundle
 from tracing.patching.plan import Lengths, Optimise, Plan, make_plan
 from tracing.prompts import PromptPair, TokenizedPair, require_usable, tokenize_all
 from tracing.results import Grid
@@ -109,19 +109,22 @@ def tiles(
     """
     planned = [tile for tile in prepared.plan.tiles if (tile.panel, tile.layer, tile.c0) not in done]
     uses = Counter(tile.key for tile in planned)
-    shared: dict[Any, NDArray[Any]] = {}
+    bundle_of = {tile.key: bundle for bundle in prepared.plan.bundles for tile in bundle}
+    ready: dict[Any, NDArray[Any]] = {}
     for tile in planned:
-        examples = shared.pop(tile.key, None)
-        if examples is None:
-            examples = run_tile(
-                prepared.model, prepared.pairs, prepared.metric, prepared.plan, prepared.baselines, tile,
+        if tile.key not in ready:
+            bundle = bundle_of[tile.key]
+            found = run_bundle(
+                prepared.model, prepared.pairs, prepared.metric, prepared.plan, prepared.baselines, bundle,
                 should_stop or (lambda: False),
             )  # fmt: skip
-            if examples is None:
+            if found is None:
                 return
+            ready.update((one.key, examples) for one, examples in zip(bundle, found, strict=True) if uses[one.key])
+        examples = ready[tile.key]
         uses[tile.key] -= 1
-        if uses[tile.key]:
-            shared[tile.key] = examples
+        if not uses[tile.key]:
+            del ready[tile.key]
         recovery, raw = aggregate(examples, prepared.baselines.clean, prepared.baselines.corrupted)
         values = np.stack([recovery, raw]).astype(np.float32)
         yield Tile(tile.panel, tile.layer, tile.c0, values, examples)

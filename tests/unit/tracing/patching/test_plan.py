@@ -83,6 +83,26 @@ def test_every_fourth_layer_of_every_site_comes_first() -> None:
     assert [layer for layer, panel in order if panel == 0] == [0, 4, 8, 2, 6, 10, 1, 3, 5, 7, 9, 11]
 
 
+@given(pairs=st.lists(pair_lengths(), min_size=1, max_size=6), batch=st.none() | st.integers(1, 40))
+def test_every_number_is_computed_in_one_bundle(pairs: list[Lengths], batch: int | None) -> None:
+    sites = ["resid_pre", "resid_mid", "attn_out", "z"]
+    plan = make_plan(GPT2_SMALL, pairs, sites=sites, per_head=False, batch_rows=batch)
+    keys = Counter(tile.key for bundle in plan.bundles for tile in bundle)
+    assert set(keys.values()) == {1}
+    assert keys.keys() == {tile.key for tile in plan.tiles}
+    for bundle in plan.bundles:
+        assert len({tile.chunks for tile in bundle}) == 1
+        rows = len(bundle) * sum((c.hi - c.lo) * len(c.columns) for c in bundle[0].chunks)
+        assert len(bundle) == 1 or batch is None or rows <= batch
+
+
+def test_small_batches_of_several_layers_run_as_one() -> None:
+    one = make_plan(GPT2_SMALL, [differing(16)], sites=["resid_pre"], per_head=False, targets_only=True)
+    assert [[tile.layer for tile in bundle] for bundle in one.bundles] == [[0, 4, 8], [2, 6, 10], [1, 3, 5, 7, 9, 11]]
+    many = make_plan(GPT2_SMALL, [differing(16)] * 40, sites=["resid_pre"], per_head=False, targets_only=True)
+    assert {len(bundle) for bundle in many.bundles} == {1}
+
+
 def test_a_batch_stays_within_the_rows_asked_for() -> None:
     plan = make_plan(GPT2_SMALL, [differing(8)] * 5, sites=["mlp_out"], per_head=False, batch_rows=3)
     assert max((c.hi - c.lo) * len(c.columns) for tile in plan.tiles for c in tile.chunks) == 3

@@ -82,6 +82,17 @@ def test_a_resumed_sweep_computes_only_the_missing_tiles_and_the_same_bits(monke
         np.testing.assert_array_equal(tile.examples, undisturbed[place])
 
 
+def test_a_resumed_sweep_gives_the_same_bits_where_layers_run_together() -> None:
+    model, one = language_model("llama"), [pair([1, 2, 3, 4], [5, 6, 7, 8], (9,), (10,))]
+    sites = ("resid_pre", "resid_post", "attn_out")
+    whole = prepare(model, one, sites=sites)
+    assert max(map(len, whole.plan.bundles)) > 1
+    undisturbed = {(tile.panel, tile.r0, tile.c0): tile.examples for tile in tiles(whole)}
+    for missing in undisturbed:
+        [tile] = tiles(prepare(model, one, sites=sites), done=undisturbed.keys() - {missing})
+        np.testing.assert_array_equal(tile.examples, undisturbed[missing])
+
+
 def test_a_stopped_sweep_ends_between_two_batches() -> None:
     prepared = prepare(language_model("gpt2"), pairs(), batch=1)
     asked = iter([False] * 5 + [True] * 1000)
@@ -150,10 +161,10 @@ def test_a_finished_sweep_keeps_no_activations(optimise: bool) -> None:
 def limited(most_tokens: int, run: Callable[..., Any]) -> Callable[..., Any]:
     """A suffix engine whose memory ends at a number of packed tokens."""
 
-    def run_limited(model: Any, boundary: int, hidden: torch.Tensor, *rest: Any, **options: Any) -> Any:
-        if hidden.shape[0] * hidden.shape[1] > most_tokens:
+    def run_limited(model: Any, entries: Any, *rest: Any, **options: Any) -> Any:
+        if sum(hidden.shape[0] * hidden.shape[1] for _, hidden in entries) > most_tokens:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return run(model, boundary, hidden, *rest, **options)
+        return run(model, entries, *rest, **options)
 
     return run_limited
 
