@@ -9,6 +9,8 @@ export interface RasterInput {
   values: Float32Array;
   known: Uint8Array;
   columns: number;
+  /** Nothing is computed yet: there is nothing to look for. */
+  empty?: boolean;
   view: Rect;
   flip: boolean;
   /** Largest size of the result in pixels. */
@@ -35,6 +37,7 @@ export function rasterise(input: RasterInput): Raster {
   const width = Math.max(1, Math.min(nc, Math.floor(input.maxWidth)));
   const height = Math.max(1, Math.min(nr, Math.floor(input.maxHeight)));
   const words = new Uint32Array(width * height);
+  if (input.empty) return { width, height, words };
   if (width === nc && height === nr) direct(input, words, nr, nc);
   else decimated(input, words, { width, height, nr, nc });
   return { width, height, words };

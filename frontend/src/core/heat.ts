@@ -128,6 +128,7 @@ export class HeatPainter {
       values: store.plane(figure.plane),
       known: store.known,
       columns: store.columns,
+      empty: store.done === 0,
       view: g.view,
       flip: g.flip,
       maxWidth: g.contentWidth * ratio,

@@ -60,7 +60,8 @@ export class RunState {
     const known = this.panels[payload.index];
     const shape = [payload.quantities.length, payload.rows.ticks.length, payload.columns.ticks.length].join();
     if (known && [known.store.planes, known.store.rows, known.store.columns].join() === shape) {
-      // Announced again by a later attempt: the values computed so far stay.
+      // Announced again by a later attempt or a snapshot: the values computed so far stay.
+      if (JSON.stringify(known.payload) === JSON.stringify(payload)) return;
       this.panels[payload.index] = { payload, store: known.store };
       this.announced += 1;
       this.version += 1;
