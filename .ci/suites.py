@@ -151,7 +151,7 @@ def main(names: Sequence[str]) -> int:
         return report([Outcome("shared", problems=["../shared is absent, and CI may not skip its tests"])])
     try:
         with services() as found:
-            # One thread a process: tiny models gain nothing from more, and two test processes would fight for two cores.
+            # Tiny models gain nothing from more threads, and two test processes would fight for two cores.
             fixed = {"PATCHBAY_MODE": "test", "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
             environment = {**os.environ, **found, **fixed}
             outcomes = [run(suite, environment) for suite in SUITES if not names or suite.name in names]
