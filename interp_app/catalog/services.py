@@ -48,9 +48,7 @@ def register_model(
             "allowed": True,
         },
     )
-    audit.record(
-        actor=actor, action="model.register" if created else "model.update", target=model, location=location
-    )
+    audit.record(actor=actor, action="model.register" if created else "model.update", target=model, location=location)
     return model
 
 

@@ -80,9 +80,7 @@ def _entries(viewer: Any) -> list[QueueEntry]:
 
 def _slots() -> list[_Slot]:
     workers = online_workers()
-    running = {
-        run.worker_id: run for run in for_slim(Run.objects.filter(status=Status.RUNNING, worker__in=workers))
-    }
+    running = {run.worker_id: run for run in for_slim(Run.objects.filter(status=Status.RUNNING, worker__in=workers))}
     slots = []
     for worker in workers:
         run = running.get(worker.pk)

@@ -68,9 +68,7 @@ def submit_run(
         events.append(run.pk, [events.status_event(Status.QUEUED, attempt=0)])
         run.last_seq = 1
         wake.wake_workers()
-    audit.record(
-        actor=owner, action="run.submit", target=run, method=run.method, reused_from=source and str(source.pk)
-    )
+    audit.record(actor=owner, action="run.submit", target=run, method=run.method, reused_from=source and str(source.pk))
     return run
 
 
@@ -80,9 +78,7 @@ def cancel_run(*, run: Run, actor: User) -> Run:
     run = _locked(run, actor)
     if run.status == Status.RUNNING:
         if run.cancel_requested_at is None:
-            event = events.status_event(
-                Status.RUNNING, attempt=run.attempt, stage=run.stage, reason="cancel requested"
-            )
+            event = events.status_event(Status.RUNNING, attempt=run.attempt, stage=run.stage, reason="cancel requested")
             events.append(run.pk, [event], fields={"cancel_requested_at": timezone.now()})
             audit.record(actor=actor, action="run.cancel", target=run)
         run.refresh_from_db()

@@ -1,7 +1,7 @@
 """A lab's service: Postgres, Redis, Celery workers, any number of web processes behind TLS."""
 
-from interp_app.settings.base import *  # noqa: F403
 from interp_app.core.logs import logging_config
+from interp_app.settings.base import *  # noqa: F403
 from interp_app.settings.base import LOG_LEVEL, PUBLIC_URL, env, required
 
 MODE = "services"

@@ -11,7 +11,7 @@ from interp_app.settings.base import *  # noqa: F403
 from interp_app.settings.base import SQLITE_OPTIONS, env
 
 MODE = "test"
-SECRET_KEY = "only-for-tests-" + "0123456789abcdef" * 3  # noqa: S105
+SECRET_KEY = "only-for-tests-" + "0123456789abcdef" * 3
 DATABASES = {"default": env.db_url("PATCHBAY_TEST_DATABASE_URL", default="postgres://root@127.0.0.1:5432/postgres")}
 if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
     # A file, because threads share it: a test database in memory would give each connection its own.
