@@ -37,6 +37,11 @@ def wait_for_cells(page: Page, at_least: int, seconds: float = 30) -> None:
     )
 
 
+def wait_for_values(page: Page) -> None:
+    """Until the values of a finished run have arrived: its state is in the page itself, its values are fetched."""
+    page.wait_for_function("() => Number.isFinite(window.__patchbay?.read(0, 0, 0, 0))")
+
+
 def values_in_page(page: Page, panel: dict[str, Any]) -> list[float | None]:
     """Every cell of panel 0 as the page holds it; None where it is not a number."""
     sizes = {
@@ -60,4 +65,5 @@ def values_of_api(api: Api, run_id: str) -> tuple[dict[str, Any], list[float | N
 def expect_page_equals_api(page: Page, api: Api, run_id: str) -> None:
     panel, expected = values_of_api(api, run_id)
     assert None not in expected, "every cell is computed"
+    wait_for_values(page)
     assert values_in_page(page, panel) == expected

@@ -18,6 +18,7 @@ from tests.e2e.run_page import (
     expect_state,
     island,
     wait_for_cells,
+    wait_for_values,
 )
 from tests.e2e.site import Api, Site
 
@@ -173,6 +174,7 @@ def test_the_figure_is_exported(page: Page, api: Api, kind: str) -> None:
     api.until(run["id"], "succeeded")
     page.goto(run["url"])
     expect_state(page, "succeeded")
+    wait_for_values(page)
     page.locator("summary", has_text="Export").click()
     with page.expect_download() as download:
         page.locator("details[open]").get_by_text(re.compile(rf"\b{kind}\b")).first.click()
