@@ -46,7 +46,7 @@ class Doorbell:
         self._lock = threading.Lock()
         self._pending: dict[str, int] = {}
         self._sending = False
-        self._last_sent: dict[str, float] = {}
+        self._earned: dict[str, float] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake: asyncio.Event | None = None
         self._failing = False
@@ -92,18 +92,22 @@ class Doorbell:
             self._wake.clear()
 
     def _due(self) -> tuple[dict[str, int], float | None]:
-        """The bells that may be sent now, and how long until the next may (None: until somebody rings)."""
+        """The bells that may be sent now, and how long until the next may (None: until somebody rings).
+
+        `_earned[run]` is the time by which the bells sent so far are within the rate; one bell may run ahead of it.
+        Without that, a run that writes as often as bells may ring would carry one late bell's delay on for ever.
+        """
         now = time.monotonic()
         gap = 1 / BELLS_PER_SECOND
         with self._lock:
-            due = {run: seq for run, seq in self._pending.items() if now - self._last_sent.get(run, 0.0) >= gap}
+            due = {run: seq for run, seq in self._pending.items() if self._earned.get(run, 0.0) - gap <= now}
             for run in due:
                 del self._pending[run]
-                self._last_sent[run] = now
+                self._earned[run] = max(now, self._earned.get(run, 0.0)) + gap
             self._sending = bool(due)
-            if len(self._last_sent) > REMEMBERED_RUNS:
-                self._last_sent = {run: at for run, at in self._last_sent.items() if now - at < gap}
-            waits = [self._last_sent[run] + gap - now for run in self._pending]
+            if len(self._earned) > REMEMBERED_RUNS:
+                self._earned = {run: at for run, at in self._earned.items() if at > now}
+            waits = [self._earned[run] - gap - now for run in self._pending]
         return due, max(0.0, min(waits)) if waits else None
 
     async def _send(self, layer: Any, run_id: str, seq: int) -> None:

@@ -77,3 +77,16 @@ def test_a_layer_inside_one_process_is_not_rung(settings: Any, monkeypatch: pyte
     doorbell.ring(uuid.uuid4(), 1)
     assert doorbell._current is None
     assert doorbell.flush()
+
+
+def test_one_late_bell_does_not_delay_those_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    bell, now = doorbell.Doorbell(), 100.0
+    monkeypatch.setattr(doorbell.time, "monotonic", lambda: now)
+    bell._pending = {"run": 1}
+    assert bell._due()[0] == {"run": 1}
+    now = 100.45  # rung at 100.25, but the process was busy
+    bell._pending = {"run": 2}
+    assert bell._due()[0] == {"run": 2}
+    now = 100.50
+    bell._pending = {"run": 3}
+    assert bell._due()[0] == {"run": 3}
