@@ -7,7 +7,7 @@ Random weights of GPT-2-small shape (12 layers, 12 heads, width 768, vocabulary 
 loads them all; ratios are per repetition, and their median is the figure. CPU seconds (all threads) leave out the time
 that other processes took, and with one thread they are the steadiest figure. Every contestant's cells are compared.
 The FLOP floor is the plan's matmul FLOPs at the best matmul rate measured between the repetitions.
-Writes benchmarks/results/sweep.md.
+Writes benchmarks/results/sweep_threads_<n>.md.
 """
 
 import argparse
@@ -198,7 +198,7 @@ def main() -> None:
             torch.testing.assert_close(values, reference, atol=1e-5, rtol=0, msg=name)
     report = _report(times, plan.cells, plan.flops, plan.naive_flops, max(rates), options)
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "sweep.md").write_text(report, encoding="utf-8")
+    (RESULTS / f"sweep_threads_{options.threads}.md").write_text(report, encoding="utf-8")
     print(report)
 
 
