@@ -104,6 +104,16 @@ def amount(value: Any) -> str:
 
 
 @register.filter
+def flops(value: Any) -> str:
+    """Floating-point operations with SI prefixes: 4.2 GFLOP."""
+    number = float(value or 0)
+    for limit, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if number >= limit:
+            return f"{number / limit:.3g} {prefix}FLOP"
+    return f"{number:.3g} FLOP"
+
+
+@register.filter
 def value(number: Any) -> str:
     """A measured number with three significant digits and a true minus sign."""
     if isinstance(number, bool) or not isinstance(number, int | float):
