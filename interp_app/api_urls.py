@@ -12,5 +12,5 @@ urlpatterns = [
     path("tokens/", api_accounts.TokenList.as_view(), name="tokens"),
     path("tokens/<uuid:id>/", api_accounts.TokenOne.as_view(), name="token"),
     path("schema/", api_accounts.Schema.as_view(), name="schema"),
-    re_path(r"^.*$", api_accounts.Nowhere.as_view(), name="nowhere"),
+    re_path(r"", api_accounts.Nowhere.as_view(), name="nowhere"),
 ]

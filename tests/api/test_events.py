@@ -73,6 +73,7 @@ def test_a_finished_run_is_answered_at_once_however_long_one_would_wait(api: API
     assert time.monotonic() - started < 5
 
 
+@pytest.mark.django_db(transaction=True)  # who waits is told by another thread, which must see the run
 def test_a_quiet_run_is_answered_when_the_wait_is_over(api: APIClient, member: User) -> None:
     run = RunFactory(owner=member, status=Status.RUNNING)
     started = time.monotonic()
