@@ -10,12 +10,14 @@ from django.utils.text import slugify
 from interp_app.catalog import files
 from interp_app.catalog.models import ModelSource, PromptSet, PromptSetVersion
 from interp_app.catalog.uploads import MAX_PAIRS, MAX_UPLOAD_BYTES, pairs_from_rows
-from interp_app.core import audit
+from interp_app.core import audit, filing
 from interp_app.core.canonical import canonical_json, sha256_of
-from interp_app.core.errors import ServiceError, not_allowed
+from interp_app.core.errors import ServiceError, not_allowed, not_found
 from interp_app.core.models import User
 from interp_app.core.visibility import Visibility
 from tracing.prompts import PromptPair
+
+MAX_TITLE = 120
 
 
 @transaction.atomic
@@ -45,10 +47,25 @@ def register_model(
             "config": folder.config,
             "weights_sha256": folder.weights_sha256,
             "tokenizer_sha256": folder.tokenizer_sha256,
+            "config_sha256": folder.config_sha256,
             "allowed": True,
         },
     )
     audit.record(actor=actor, action="model.register" if created else "model.update", target=model, location=location)
+    return model
+
+
+@transaction.atomic
+def allow_model(*, actor: User | None, slug: str, allowed: bool) -> ModelSource:
+    """Let runs use a registered model, or no longer. `actor` None is the command line. Raises `ServiceError`."""
+    if actor is not None and not actor.is_lab_admin:
+        raise not_allowed("Only an administrator of the lab may do this.")
+    model = ModelSource.objects.select_for_update(no_key=True).filter(slug=slug).first()
+    if model is None:
+        raise not_found("model")
+    model.allowed = allowed
+    model.save(update_fields=["allowed"])
+    audit.record(actor=actor, action="model.allow" if allowed else "model.disallow", target=model)
     return model
 
 
@@ -68,11 +85,11 @@ def create_prompt_set(
     if not owner.can_run:
         raise not_allowed("Your account may not create prompt sets.", "Ask an administrator for the role member.")
     prompt_set = PromptSet(
-        title=_title(title),
+        title=filing.title(title, at_most=MAX_TITLE),
         description=description.strip(),
         task=task,
         owner=owner,
-        visibility=_visibility(visibility),
+        visibility=filing.visibility(visibility),
         slug=slug,
     )
     checked = _checked(pairs)
@@ -116,11 +133,11 @@ def update_prompt_set(
     """Change what is not part of a version; None leaves a field as it is. Raises `ServiceError`."""
     _require_editable(prompt_set, actor)
     if title is not None:
-        prompt_set.title = _title(title)
+        prompt_set.title = filing.title(title, at_most=MAX_TITLE)
     if description is not None:
         prompt_set.description = description.strip()
     if visibility is not None:
-        prompt_set.visibility = _visibility(visibility)
+        prompt_set.visibility = filing.visibility(visibility)
     if archived is not None:
         prompt_set.archived_at = timezone.now() if archived else None
     prompt_set.save()
@@ -151,21 +168,6 @@ def _checked(pairs: Sequence[PromptPair] | Sequence[dict[str, Any]]) -> list[dic
         message = f"The pairs are {size / 2**20:.1f} MB of text; a prompt set holds up to {MAX_UPLOAD_BYTES >> 20} MB."
         raise ServiceError("upload_too_large", message, "Split it.", fields={"pairs": [message]}, status=413)
     return checked
-
-
-def _title(title: str) -> str:
-    title = title.strip()
-    if not title or len(title) > 120:
-        message = "The title is empty." if not title else "The title is longer than 120 characters."
-        raise ServiceError("title_invalid", message, fields={"title": [message]})
-    return title
-
-
-def _visibility(value: str) -> str:
-    if value not in Visibility.values:
-        message = f"{value!r} is no visibility: use private, lab or public."
-        raise ServiceError("visibility_invalid", message, fields={"visibility": [message]})
-    return value
 
 
 def _require_editable(prompt_set: PromptSet, actor: User) -> None:

@@ -22,8 +22,10 @@ class VisibleQuerySet(models.QuerySet[Any]):
         """Rows that `user` may read; `user` may be anonymous."""
         if user is None or isinstance(user, AnonymousUser) or not user.is_active:
             return self.filter(visibility=Visibility.PUBLIC)
-        if user.is_lab_admin:
-            return self.all()
+        return self.all() if user.is_lab_admin else self.shared_with(user)
+
+    def shared_with(self, user: Any) -> Self:
+        """Rows that the signed-in `user` reads as a person of the lab, without an administrator's right to all."""
         allowed = Q(visibility=Visibility.PUBLIC) | Q(owner=user)
         if user.in_lab:
             allowed |= Q(visibility=Visibility.LAB)
@@ -34,3 +36,12 @@ class VisibleQuerySet(models.QuerySet[Any]):
         if user is None or isinstance(user, AnonymousUser) or not user.is_active:
             return self.none()
         return self.all() if user.is_lab_admin else self.filter(owner=user)
+
+
+def may_see(user: Any, owner_id: int, visibility: str) -> bool:
+    """`visible_to` for a row that is here already: what its `owner_id` and `visibility` say about `user`."""
+    if visibility == Visibility.PUBLIC:
+        return True
+    if user is None or isinstance(user, AnonymousUser) or not user.is_active:
+        return False
+    return bool(user.is_lab_admin or owner_id == user.pk or (visibility == Visibility.LAB and user.in_lab))

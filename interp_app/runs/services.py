@@ -8,13 +8,14 @@ from django.db import transaction
 from django.utils import timezone
 
 from interp_app.catalog.models import ModelSource, PromptSetVersion
-from interp_app.core import audit
+from interp_app.core import audit, filing
 from interp_app.core.errors import ServiceError, not_allowed
 from interp_app.core.models import User
 from interp_app.core.visibility import Visibility
 from interp_app.runs import events, planning, states, wake
 from interp_app.runs.models import Run, Status, Tag
 
+MAX_TITLE = 160
 MAX_TAGS = 20
 
 
@@ -40,12 +41,13 @@ def submit_run(
         raise not_allowed("Your account may not run experiments.", "Ask an administrator for the role member.")
     plan = planning.plan(model=model, prompts=prompts, method=method, params=params)
     names = _tag_names(tags)
-    User.objects.select_for_update(no_key=True).get(pk=owner.pk)  # one submission an owner at a time: the quota holds
+    _lock_owner(owner.pk)
     now = timezone.now()
     run = Run(
-        title=_title(title) or f"{plan.method.title}: {prompts.prompt_set.title} on {model.title}"[:160],
+        title=filing.title(title, at_most=MAX_TITLE, required=False)
+        or f"{plan.method.title}: {prompts.prompt_set.title} on {model.title}"[:MAX_TITLE],
         owner=owner,
-        visibility=_visibility(visibility),
+        visibility=filing.visibility(visibility),
         method=plan.method.name,
         spec=plan.normalised,
         spec_hash=plan.spec_hash,
@@ -101,6 +103,7 @@ def resume_run(*, run: Run, actor: User) -> Run:
     if not actor.can_run:
         raise not_allowed("Your account may not run experiments.", "Ask an administrator for the role member.")
     states.require_resumable(run.status)
+    _lock_owner(run.owner_id)
     _require_queue_room(run.owner)
     events.append(
         run.pk,
@@ -137,11 +140,9 @@ def update_run(
     run = _locked(run, actor)
     changes: dict[str, Any] = {}
     if title is not None:
-        if not _title(title):
-            raise ServiceError("title_invalid", "The title is empty.", fields={"title": ["The title is empty."]})
-        changes["title"] = _title(title)
+        changes["title"] = filing.title(title, at_most=MAX_TITLE)
     if visibility is not None:
-        changes["visibility"] = _visibility(visibility)
+        changes["visibility"] = filing.visibility(visibility)
     if archived is not None:
         changes["archived_at"] = timezone.now() if archived else None
     if changes:
@@ -156,9 +157,13 @@ def update_run(
 
 
 def identical_run(user: User, spec_hash: str) -> Run | None:
-    """The newest succeeded run with this hash that `user` may see, and that computed its values itself."""
+    """The newest succeeded run with this hash that is shared with `user`, and that computed its values itself.
+
+    An administrator may look at everybody's private runs, but an answer from one would say that it exists to all who
+    see the new run.
+    """
     found: Run | None = (
-        Run.objects.visible_to(user)
+        Run.objects.shared_with(user)
         .filter(spec_hash=spec_hash, status=Status.SUCCEEDED, reused_from__isnull=True)
         .order_by("-finished_at")
         .first()
@@ -183,6 +188,11 @@ def _locked(run: Run, actor: User) -> Run:
     return locked
 
 
+def _lock_owner(owner_id: int) -> None:
+    """One submission or resume an owner at a time, so that the quota holds. Lock order: run, then owner."""
+    User.objects.select_for_update(no_key=True).only("pk").get(pk=owner_id)
+
+
 def _require_queue_room(owner: User) -> None:
     queued = Run.objects.filter(owner=owner, status=Status.QUEUED).count()
     if queued >= settings.QUOTA_QUEUED_RUNS:
@@ -194,25 +204,10 @@ def _require_queue_room(owner: User) -> None:
         )
 
 
-def _title(title: str) -> str:
-    title = title.strip()
-    if len(title) > 160:
-        message = "The title is longer than 160 characters."
-        raise ServiceError("title_invalid", message, fields={"title": [message]})
-    return title
-
-
-def _visibility(value: str) -> str:
-    if value not in Visibility.values:
-        message = f"{value!r} is no visibility: use private, lab or public."
-        raise ServiceError("visibility_invalid", message, fields={"visibility": [message]})
-    return value
-
-
 def _tag_names(tags: Iterable[str]) -> list[str]:
     names = sorted({tag.strip().lower() for tag in tags if tag.strip()})
-    if len(names) > MAX_TAGS or any(len(name) > 40 for name in names):
-        message = f"At most {MAX_TAGS} tags of at most 40 characters each are allowed."
+    if len(names) > MAX_TAGS or any(len(name) > 40 or "\x00" in name for name in names):
+        message = f"At most {MAX_TAGS} tags of at most 40 characters each, without zero bytes, are allowed."
         raise ServiceError("tags_invalid", message, fields={"tags": [message]})
     return names
 

@@ -1,14 +1,18 @@
 """Model folders: only through allowed roots, only safetensors, and a reason for each refusal."""
 
 import hashlib
+import io
 import json
 from pathlib import Path
 
 import pytest
 from django.conf import settings
+from django.core.management import CommandError, call_command
 
-from interp_app.catalog import files
+from interp_app.catalog import files, selectors
+from interp_app.catalog.models import ModelSource
 from interp_app.core.errors import ServiceError
+from interp_app.core.models import AuditEntry
 from tests import tiny
 
 
@@ -39,7 +43,23 @@ def test_a_folder_is_described_and_hashed(folder: Path):
     found = files.read_model_folder("lab/small")
     assert found.weights_sha256 == {"model.safetensors": hashlib.sha256(b"weights").hexdigest()}
     assert found.tokenizer_sha256 == hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
+    assert found.config_sha256 == hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()
     assert (found.facts["family"], found.facts["n_layers"], found.facts["n_heads"]) == ("gpt2", 3, 4)
+
+
+def test_what_is_shown_of_a_config_tells_nothing_of_the_machine_it_was_saved_on(folder: Path):
+    config = {
+        **tiny.CONFIG,
+        "_name_or_path": "/home/ada/models/small",
+        "name_or_path": "ada/small",
+        "tokenizer_file": "C:\\Users\\ada\\tokenizer.json",
+        "cache": "~/cache",
+        "text_config": {"_commit_hash": "abc", "data": "/srv/data", "n_layer": 3},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    found = files.read_model_folder("lab/small")
+    assert found.config == {**tiny.CONFIG, "text_config": {"n_layer": 3}}
+    assert found.config_sha256 == hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize(
@@ -114,3 +134,14 @@ def test_readable_means_config_and_weights(folder: Path):
     assert files.is_readable("lab/small")
     (folder / "model.safetensors").unlink()
     assert not files.is_readable("lab/small")
+
+
+@pytest.mark.django_db
+def test_a_model_is_disallowed_and_allowed_again(model: ModelSource) -> None:
+    call_command("disallow_model", "tiny", stdout=io.StringIO())
+    assert not selectors.allowed_models().exists()
+    call_command("allow_model", "tiny", stdout=io.StringIO())
+    assert selectors.model_by_slug("tiny") == model
+    assert [entry.action for entry in AuditEntry.objects.order_by("pk")] == ["model.disallow", "model.allow"]
+    with pytest.raises(CommandError, match="no such model"):
+        call_command("disallow_model", "unknown")

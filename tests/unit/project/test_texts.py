@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from django.core.management import get_commands
 
 from tests.unit.project import ROOT
 
@@ -36,6 +37,13 @@ def test_the_notebook_examples_run_as_printed(tmp_path: Path) -> None:
 def test_the_make_commands_of_a_text_exist(path: Path) -> None:
     named = set(re.findall(r"(?:^|`|&& )make ([a-z][a-z-]+)", path.read_text(), re.M))
     assert named <= TARGETS, named - TARGETS
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
+def test_the_management_commands_of_a_text_exist(path: Path) -> None:
+    named = set(re.findall(r"\bmanage(?:\.py)? ([a-z]\w+)", path.read_text()))
+    assert path.name != "README.md" or named >= {"add_user", "set_role", "register_model", "disallow_model"}
+    assert named <= set(get_commands()), named - set(get_commands())
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
