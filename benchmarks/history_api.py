@@ -95,6 +95,7 @@ def _make_runs(count: int, people: list[Any]) -> None:
             config={"model_type": "gpt2", "extra": "x" * 1500},
             weights_sha256={"model.safetensors": "a" * 64},
             tokenizer_sha256="b" * 64,
+            config_sha256="c" * 64,
         )
         for n in range(6)
     ]

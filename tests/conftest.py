@@ -36,9 +36,9 @@ def model(tokenizer_folder: Path, db: None, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def tiny_model(tiny_folder: Path, db: None, monkeypatch: pytest.MonkeyPatch) -> ModelSource:
-    """A registered model with its weights, for tests that compute."""
+    """A registered model with its weights and their true hashes, for tests that compute."""
     monkeypatch.setitem(settings.MODEL_ROOTS, tiny.ROOT_ALIAS, tiny_folder.parent)
-    return ModelSourceFactory(slug="tiny")
+    return ModelSourceFactory(slug="tiny", **tiny.hashes(tiny_folder))
 
 
 @pytest.fixture

@@ -48,6 +48,7 @@ class ModelSourceFactory(DjangoModelFactory[ModelSource]):
     facts = factory.LazyAttribute(lambda model: asdict(model_facts(model.config)))
     weights_sha256 = factory.LazyFunction(lambda: {"model.safetensors": "a" * 64})
     tokenizer_sha256 = "b" * 64
+    config_sha256 = "c" * 64
 
 
 class PromptSetFactory(DjangoModelFactory[PromptSet]):

@@ -3,6 +3,7 @@
 Making it loads torch, so tests that only need rows use `CONFIG` and `pairs`, and a worker's tests call `make`.
 """
 
+import hashlib
 from pathlib import Path
 from typing import Any, Final
 
@@ -53,6 +54,16 @@ def write_tokenizer(folder: Path) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def hashes(folder: Path) -> dict[str, Any]:
+    """The hashes registering a model folder stores, by column of `ModelSource`."""
+    found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+    return {
+        "weights_sha256": {name: sha for name, sha in found.items() if name.endswith(".safetensors")},
+        "tokenizer_sha256": found["tokenizer.json"],
+        "config_sha256": found["config.json"],
+    }
 
 
 def make(folder: Path, *, seed: int = 0, **overrides: Any) -> Path:

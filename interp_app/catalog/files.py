@@ -21,17 +21,23 @@ from tracing.tokens import Tokens, cached_tokens
 PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 MAX_CONFIG_BYTES = 1 << 20
+MACHINE_PATH = re.compile(r"[/~\\]|[A-Za-z]:[/\\]|file:")
+"""How a string begins that names a place on somebody's machine."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFolder:
-    """What the catalog keeps of a folder: its config, the library's facts about it, and hashes of what it holds."""
+    """What the catalog keeps of a folder: its config, the library's facts about it, and hashes of what it holds.
+
+    `config` is the one to show (`public_config`); `config_sha256` is of the whole file.
+    """
 
     path: Path
     config: dict[str, Any]
     facts: dict[str, Any]
     weights_sha256: dict[str, str]
     tokenizer_sha256: str
+    config_sha256: str
 
 
 def resolve_location(location: str) -> Path:
@@ -71,19 +77,30 @@ def read_model_folder(location: str) -> ModelFolder:
     """Config, facts and hashes of the model at `location`. Raises `ServiceError` `model_unavailable` with a reason."""
     path = resolve_location(location)
     weights = weight_files(path)
-    tokenizer = _plain_file(path, "tokenizer.json")
-    config = _read_config(path)
+    tokenizer = plain_file(path, "tokenizer.json")
+    config, config_sha256 = _read_config(path)
     try:
         facts = asdict(model_facts(config))
     except TracingError as error:
         raise ServiceError.from_tracing(error) from error
     return ModelFolder(
         path=path,
-        config=config,
+        config=public_config(config),
         facts=facts,
         weights_sha256={file.name: sha256_of_file(file) for file in weights},
         tokenizer_sha256=sha256_of_file(tokenizer),
+        config_sha256=config_sha256,
     )
+
+
+def public_config(config: dict[str, Any]) -> dict[str, Any]:
+    """A config without what tells of the machine it was saved on: private keys (`_name_or_path`) and paths."""
+    shown = {}
+    for key, value in config.items():
+        if key.startswith("_") or key == "name_or_path" or (isinstance(value, str) and MACHINE_PATH.match(value)):
+            continue
+        shown[key] = public_config(value) if isinstance(value, dict) else value
+    return shown
 
 
 def weight_files(path: Path) -> list[Path]:
@@ -99,7 +116,7 @@ def weight_files(path: Path) -> list[Path]:
         )
         remedy = "Save the model with model.save_pretrained(folder, safe_serialization=True) and copy it there."
         raise ServiceError("model_unavailable", message, remedy)
-    return [_plain_file(path, file.name) for file in files]
+    return [plain_file(path, file.name) for file in files]
 
 
 def is_readable(location: str) -> bool:
@@ -119,23 +136,8 @@ def sites_at(family: str) -> tuple[str, ...]:
         return ()
 
 
-def tokens_at(location: str) -> Tokens:
-    """The tokenizer of a model folder, kept in memory until its file changes. Raises `ServiceError`."""
-    path = resolve_location(location)
-    file = _plain_file(path, "tokenizer.json")
-    try:
-        return cached_tokens(str(path), file.stat().st_mtime_ns)
-    except TracingError as error:
-        raise ServiceError.from_tracing(error, field="model") from error
-
-
-def sha256_of_file(path: Path) -> str:
-    """SHA-256 (hex) of a file, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _plain_file(folder: Path, name: str) -> Path:
+def plain_file(folder: Path, name: str) -> Path:
+    """A file of a model folder. Raises `ServiceError` where it is missing or a symbolic link."""
     path = folder / name
     if path.is_symlink():
         raise _refused(f"{name} of {folder.name!r} is a symbolic link.", "Put the file itself there.")
@@ -148,19 +150,37 @@ def _plain_file(folder: Path, name: str) -> Path:
     return path
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = _plain_file(folder, "config.json")
+def tokens_at(location: str) -> Tokens:
+    """The tokenizer of a model folder, kept in memory until its file changes. Raises `ServiceError`."""
+    path = resolve_location(location)
+    file = plain_file(path, "tokenizer.json")
+    try:
+        return cached_tokens(str(path), file.stat().st_mtime_ns)
+    except TracingError as error:
+        raise ServiceError.from_tracing(error, field="model") from error
+
+
+def sha256_of_file(path: Path) -> str:
+    """SHA-256 (hex) of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_config(folder: Path) -> tuple[dict[str, Any], str]:
+    """config.json, parsed, and the hash of the same bytes."""
+    path = plain_file(folder, "config.json")
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise ServiceError("model_unavailable", f"The config.json of {folder.name!r} is larger than 1 MB.")
+    content = path.read_bytes()
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(content)
     except ValueError as error:
         raise ServiceError(
             "model_unavailable", f"The config.json of {folder.name!r} is not JSON: {error}.", "Save the model again."
         ) from error
     if not isinstance(config, dict):
         raise ServiceError("model_unavailable", f"The config.json of {folder.name!r} is not a JSON object.")
-    return config
+    return config, hashlib.sha256(content).hexdigest()
 
 
 def _refused(message: str, remedy: str) -> ServiceError:

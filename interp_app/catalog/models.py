@@ -11,7 +11,8 @@ class ModelSource(models.Model):
     """A model an administrator allowed. `location` is `<root alias>/<folder>` under `settings.MODEL_ROOTS`.
 
     Facts and hashes are read from the folder's config.json, tokenizer.json and safetensors files when it is registered;
-    weights are never loaded by the web process.
+    weights are never loaded by the web process. Registering a slug again rewrites its row: runs submitted before keep
+    their spec's hash, and a worker that finds another one refuses them (`model_changed`).
     """
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
@@ -24,9 +25,12 @@ class ModelSource(models.Model):
     facts = models.JSONField()
     """The fields of `tracing.experiments.registry.ModelFacts`."""
     config = models.JSONField()
+    """config.json without what tells of the machine it was saved on (`files.public_config`)."""
     weights_sha256 = models.JSONField()
     """{"model.safetensors": "<sha256>", …}"""
     tokenizer_sha256 = models.CharField(max_length=64)
+    config_sha256 = models.CharField(max_length=64)
+    """Of the whole config.json: the same weights under another config are another model."""
     allowed = models.BooleanField(default=True)
     created_at = models.DateTimeField(auto_now_add=True)
 

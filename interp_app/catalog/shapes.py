@@ -34,6 +34,7 @@ def model_detail(source: ModelSource) -> dict[str, Any]:
         "config": source.config,
         "weights_sha256": source.weights_sha256,
         "tokenizer_sha256": source.tokenizer_sha256,
+        "config_sha256": source.config_sha256,
     }
 
 

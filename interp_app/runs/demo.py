@@ -39,6 +39,7 @@ def demo_model() -> ModelSource:
         model is not None
         and model.weights_sha256 == folder.weights_sha256
         and model.tokenizer_sha256 == folder.tokenizer_sha256
+        and model.config_sha256 == folder.config_sha256
         and model.facts == folder.facts
     ):
         return model

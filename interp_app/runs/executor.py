@@ -1,8 +1,9 @@
 """Carries out one claimed run: the only place where the tracing library and the database meet.
 
-1. Freeze the provenance. 2. Load the model, or take it warm. 3. Iterate the method's events into the run's log,
-stopping between two of them when asked to. 4. Store results as artifacts. 5. Write how it ended. What earlier attempts
-stored is handed to the method, which does not compute it again.
+1. Check that the request still means what it did when it was submitted, and freeze the provenance. 2. Load the model,
+or take it warm. 3. Iterate the method's events into the run's log, stopping between two of them when asked to. 4. Store
+results as artifacts. 5. Write how it ended: succeeded only with every cell computed. What earlier attempts stored is
+handed to the method, which does not compute it again.
 """
 
 import os
@@ -17,13 +18,14 @@ from numpy.typing import NDArray
 
 from interp_app.catalog import selectors as catalog
 from interp_app.core.canonical import json_safe
+from interp_app.core.errors import ServiceError
 from interp_app.runs import artifacts, claims, doorbell, events, planning, provenance
 from interp_app.runs.claims import Claim
 from interp_app.runs.control import Control, Stop
 from interp_app.runs.events import ClaimLost, NewEvent
 from interp_app.runs.failures import Failure, failure_of, is_device_fault, is_out_of_memory
 from interp_app.runs.models import Artifact, Run, RunEvent, Status, Tile, Worker
-from interp_app.runs.panels import tile_values
+from interp_app.runs.panels import covered_cells, tile_values
 from interp_app.runs.recorder import Recorder, payload, retrying
 from interp_app.runs.warm_models import WarmModels
 from tracing.errors import OutOfMemoryError
@@ -103,6 +105,7 @@ def _compute(claim: Claim, worker: Worker, warm: WarmModels, control: Control, s
     run: Run = retrying(
         lambda: Run.objects.select_related("model", "prompts__prompt_set").get(pk=claim.run_id), control
     )
+    _require_unchanged(run)
     _freeze(claim, run, worker, warm.device)
     context = Context(claim, control)
     done = retrying(lambda: _stored_places(run), control)
@@ -122,9 +125,41 @@ def _compute(claim: Claim, worker: Worker, warm: WarmModels, control: Control, s
         completed = completed and not context.told_to_stop
         compute_seconds = time.monotonic() - (recorder.computing_since or time.monotonic())
     if completed:
+        retrying(lambda: _require_whole(run), control)
         _succeed(claim, run, worker, started, compute_seconds)
     else:
         _stop(claim, control)
+
+
+def _require_unchanged(run: Run) -> None:
+    """Raises `ServiceError` `model_changed` where the run would compute something else than was submitted.
+
+    Its model's row may have been rewritten while it waited, or between two attempts; then tiles of two models, or of
+    two engines, would meet in one figure, and the result would be found under a hash that is not its own.
+    """
+    if planning.spec_hash(run.method, run.spec, run.model, run.prompts) == run.spec_hash:
+        return
+    raise ServiceError(
+        "model_changed",
+        f"{run.model.title} was registered again with other files, or Patchbay was upgraded to another engine, since "
+        "this run was submitted.",
+        "Submit the experiment again: it then runs with what is registered now.",
+    )
+
+
+def _require_whole(run: Run) -> None:
+    """Raises `ServiceError` `result_incomplete` where the method ended by itself with cells nobody computed."""
+    total: int = Run.objects.values_list("cells_total", flat=True).get(pk=run.pk)
+    missing = total - covered_cells(run.pk)
+    if missing <= 0:
+        return
+    log.error("result_incomplete", missing=missing, total=total, method=run.method)
+    raise ServiceError(
+        "result_incomplete",
+        f"The method ended although {missing} of {total} cells were not computed. This is a fault of Patchbay, not of "
+        "the experiment; the cells that were computed are kept.",
+        "Submit the experiment again with “compute again”, and tell an administrator the run's address.",
+    )
 
 
 def _model(run: Run, warm: WarmModels, recorder: Recorder) -> Any:
@@ -157,7 +192,11 @@ def _keep(result: said.Result, claim: Claim, run: Run, control: Control) -> None
     said_artifact = {"name": name, "sha256": artifact.sha256, "size": artifact.size}
     event = NewEvent("result", {**payload(result), "artifact": said_artifact})
     run.summary = {**run.summary, result.name: json_safe(result.summary)}
-    retrying(lambda: _attach(claim, artifact, name, event, {"summary": run.summary}), control)
+    retrying(
+        lambda: _attach(claim, artifact, name, event, {"summary": run.summary}),
+        control,
+        already=lambda: _already_kept(claim, event) or None,
+    )
 
 
 def _attach(
@@ -230,6 +269,12 @@ def _already_open(run: Run, event: said.PanelOpened) -> bool:
     """Whether an earlier attempt announced this very panel."""
     earlier = RunEvent.objects.filter(run=run, kind="panel", payload__index=event.index).order_by("-seq").first()
     return earlier is not None and earlier.payload == payload(event)
+
+
+def _already_kept(claim: Claim, event: NewEvent) -> bool:
+    """Whether this attempt's result got stored although the answer of the commit was lost."""
+    mine = RunEvent.objects.filter(run_id=claim.run_id, attempt=claim.attempt, kind=event.kind)
+    return any(row.payload == event.payload for row in mine)
 
 
 def _as_said(row: Tile) -> said.Tile:

@@ -5,7 +5,7 @@ that was computed and is not a number is 0x7FC00001, so that a figure can tell t
 """
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -76,6 +76,23 @@ def assemble(panel: dict[str, Any], tiles: Iterable[Tile]) -> NDArray[np.uint32]
         block = np.where(np.isnan(values), NOT_A_NUMBER, values.view(np.uint32))
         words[:, tile.r0 : tile.r0 + tile.nr, tile.c0 : tile.c0 + tile.nc] = block
     return words
+
+
+def covered_cells(run_id: uuid.UUID) -> int:
+    """How many different cells the stored tiles of a run cover; tiles of two attempts may overlap."""
+    found: dict[int, set[tuple[int, int, int, int]]] = {}
+    for panel, r0, c0, nr, nc in Tile.objects.filter(run_id=run_id).values_list("panel", "r0", "c0", "nr", "nc"):
+        found.setdefault(panel, set()).add((r0, c0, nr, nc))
+    return sum(_covered(rectangles) for rectangles in found.values())
+
+
+def _covered(rectangles: Collection[tuple[int, int, int, int]]) -> int:
+    rows = max(r0 + nr for r0, _, nr, _ in rectangles)
+    columns = max(c0 + nc for _, c0, _, nc in rectangles)
+    known = np.zeros((rows, columns), dtype=np.bool_)
+    for r0, c0, nr, nc in rectangles:
+        known[r0 : r0 + nr, c0 : c0 + nc] = True
+    return int(known.sum())
 
 
 def tile_values(tile: Tile) -> NDArray[np.float32]:

@@ -81,13 +81,19 @@ def parse_spec(method: Method, params: Mapping[str, Any]) -> MethodSpec:
 
 
 def spec_hash(method: str, normalised: Mapping[str, Any], model: ModelSource, prompts: PromptSetVersion) -> str:
-    """What two runs share exactly when they must give the same numbers."""
+    """What two runs share exactly when they ask for the same numbers.
+
+    The class of the device (cpu, cuda) is not part of it, although its kernels differ in the last digits: which worker
+    will claim a run is not known when the hash is made. A run answered from an earlier one therefore shows that run's
+    provenance, and the offer to reuse says which device computed it (`provenance.device_of`); `force` computes again.
+    """
     return sha256_of(
         {
             "method": method,
             "spec": normalised,
             "weights": model.weights_sha256,
             "tokenizer": model.tokenizer_sha256,
+            "config": model.config_sha256,
             "prompts": prompts.sha256,
             "engine": ENGINE,
         }

@@ -40,6 +40,7 @@ def at_claim(run: Run, worker: Worker, *, device: str, threads: int) -> dict[str
             "revision": run.model.revision,
             "weights_sha256": run.model.weights_sha256,
             "tokenizer_sha256": run.model.tokenizer_sha256,
+            "config_sha256": run.model.config_sha256,
         },
         "prompts_sha256": run.prompts.sha256,
     }

@@ -1,7 +1,8 @@
 """Loaded models, kept while they fit: a least-recently-used cache bounded in bytes. The only place that loads torch.
 
-A model is known by its weights' hash, so two catalog entries of the same files share one copy, and a folder whose files
-were changed after they were registered is refused rather than computed with under the old hash.
+A model is known by the hashes of its weights, tokenizer and config, so two catalog entries of the same files share one
+copy, and a folder of which any was changed after it was registered is refused rather than computed with under the old
+hashes.
 """
 
 import gc
@@ -63,7 +64,7 @@ class WarmModels:
         if entry is None:
             folder = files.resolve_location(source.location)
             weights = files.weight_files(folder)
-            self._require_registered(source, weights)
+            self._require_registered(source, folder, weights)
             self._make_room(_expected_bytes(weights, dtype))
             entry = self._load(folder, dtype)
             self._loaded[key] = entry
@@ -79,7 +80,8 @@ class WarmModels:
         _collect()
 
     def _key(self, source: ModelSource, dtype: str) -> Key:
-        return sha256_of([source.weights_sha256, source.tokenizer_sha256]), dtype, self.device
+        files_hash = sha256_of([source.weights_sha256, source.tokenizer_sha256, source.config_sha256])
+        return files_hash, dtype, self.device
 
     def _load(self, folder: Path, dtype: str) -> _Loaded:
         from transformers.utils import logging as transformers_logging
@@ -103,13 +105,21 @@ class WarmModels:
         if dropped:
             _collect()
 
-    def _require_registered(self, source: ModelSource, weights: list[Path]) -> None:
-        found = {path.name: self._hash(path) for path in weights}
-        if found != source.weights_sha256:
+    def _require_registered(self, source: ModelSource, folder: Path, weights: list[Path]) -> None:
+        registered = {
+            **source.weights_sha256,
+            "tokenizer.json": source.tokenizer_sha256,
+            "config.json": source.config_sha256,
+        }
+        paths = [*weights, *(files.plain_file(folder, name) for name in ("tokenizer.json", "config.json"))]
+        found = {path.name: self._hash(path) for path in paths}
+        if found != registered:
+            changed = sorted(name for name in {*found, *registered} if found.get(name) != registered.get(name))
             raise ModelError(
-                f"The weights of {source.title} on this worker are not the ones that were registered.",
+                f"The files of {source.title} on this worker are not the ones that were registered: "
+                f"{', '.join(changed)}.",
                 remedy="Copy the registered files to the worker, or register the model again.",
-                where={"files": sorted(found)},
+                where={"files": changed},
             )
 
     def _hash(self, path: Path) -> str:

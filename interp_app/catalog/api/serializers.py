@@ -47,9 +47,12 @@ class ModelSerializer(serializers.Serializer):
 class ModelDetailSerializer(ModelSerializer):
     """A model with its configuration and the hashes of its files."""
 
-    config = serializers.DictField(child=serializers.JSONField(), help_text="config.json of the model's folder.")
+    config = serializers.DictField(
+        child=serializers.JSONField(), help_text="config.json, without private keys and paths."
+    )
     weights_sha256 = serializers.DictField(child=serializers.CharField())
     tokenizer_sha256 = serializers.CharField()
+    config_sha256 = serializers.CharField(help_text="Of the whole config.json.")
 
 
 class PairSerializer(serializers.Serializer):

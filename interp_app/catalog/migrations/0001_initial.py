@@ -29,6 +29,7 @@ class Migration(migrations.Migration):
                 ('config', models.JSONField()),
                 ('weights_sha256', models.JSONField()),
                 ('tokenizer_sha256', models.CharField(max_length=64)),
+                ('config_sha256', models.CharField(max_length=64)),
                 ('allowed', models.BooleanField(default=True)),
                 ('created_at', models.DateTimeField(auto_now_add=True)),
             ],

@@ -147,6 +147,14 @@ def test_registering_again_reads_the_folder_again(folder, lab_admin):
     assert [entry.action for entry in AuditEntry.objects.order_by("at")] == ["model.register", "model.update"]
 
 
+def test_the_same_weights_under_another_config_are_another_model(folder):
+    first = services.register_model(actor=None, location="lab/small", slug="small", title="Small")
+    (folder / "config.json").write_text(json.dumps({**tiny.CONFIG, "layer_norm_epsilon": 0.1}))
+    again = services.register_model(actor=None, location="lab/small", slug="small", title="Small")
+    assert again.weights_sha256 == first.weights_sha256
+    assert again.config_sha256 != first.config_sha256
+
+
 def test_only_administrators_register_models(folder, member):
     with pytest.raises(ServiceError) as raised:
         services.register_model(actor=member, location="lab/small", slug="small", title="Small")

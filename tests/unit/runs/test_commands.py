@@ -100,11 +100,7 @@ def drinks(prompts):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_an_experiment_runs_from_a_file_to_its_end(tiny_folder, tiny_model, drinks, member, tmp_path):
-    from interp_app.catalog import files
-
-    tiny_model.weights_sha256 = {"model.safetensors": files.sha256_of_file(tiny_folder / "model.safetensors")}
-    tiny_model.save()
+def test_an_experiment_runs_from_a_file_to_its_end(tiny_model, drinks, member, tmp_path):
     worker = WorkerProcess("cli", leave=lambda _: None)
 
     def work() -> None:

@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
+from django.db import OperationalError
 from django.test import override_settings
 
+from interp_app.catalog.models import ModelSource
 from interp_app.core.errors import ServiceError
 from interp_app.runs import artifacts, claims, executor, panels, services
 from interp_app.runs.control import Control, Stop
@@ -15,6 +17,7 @@ from interp_app.runs.models import Run, RunArtifact, Status, Tile, Worker
 from interp_app.runs.warm_models import WarmModels
 from tests.factories import WorkerFactory
 from tracing.errors import MetricError, OutOfMemoryError
+from tracing.experiments import events as said
 from tracing.experiments import registry
 from tracing.experiments.events import Log, Progress, Result
 from tracing.models import LanguageModel
@@ -32,18 +35,6 @@ def worker(db) -> Worker:
 @pytest.fixture(scope="module")
 def warm() -> WarmModels:
     return WarmModels("cpu")
-
-
-@pytest.fixture(autouse=True)
-def registered(tiny_model, tiny_folder):
-    """The tiny model's real hashes, so that the worker accepts its files."""
-    from interp_app.catalog import files
-
-    tiny_model.weights_sha256 = {
-        "model.safetensors": files.sha256_of_file(tiny_folder / "model.safetensors"),
-    }
-    tiny_model.save()
-    return tiny_model
 
 
 @pytest.fixture
@@ -81,14 +72,15 @@ def fails_with(monkeypatch, error: BaseException) -> None:
     replace_method(monkeypatch, run)
 
 
-def test_a_run_ends_succeeded_with_every_cell_a_result_and_its_provenance(run, worker, warm, registered):
+def test_a_run_ends_succeeded_with_every_cell_a_result_and_its_provenance(run, worker, warm, tiny_model):
     run = execute(worker, warm)
     assert (run.status, run.cells_done, run.cells_total, run.failure_code) == (Status.SUCCEEDED, 39, 39, "")
     found = panels.panel_values(run.pk, 0)
     assert found is not None
     assert not (found.words == panels.UNKNOWN).any()
     assert "resid_pre" in run.summary
-    assert run.provenance["model"]["weights_sha256"] == registered.weights_sha256
+    for column in ("weights_sha256", "tokenizer_sha256", "config_sha256"):
+        assert run.provenance["model"][column] == getattr(tiny_model, column)
     assert {"python", "packages", "device", "dtype", "seed", "threads", "wall_seconds"} <= set(run.provenance)
     assert run.provenance["packages"]["torch"]
     kinds = [event.kind for event in run.events.all()]
@@ -105,6 +97,22 @@ def test_the_result_is_an_artifact_that_reads_back(run, worker, warm):
     assert event.payload["artifact"] == {"name": row.name, "sha256": row.artifact_id, "size": row.artifact.size}
     assert data["name"] == event.payload["name"]
     assert arrays
+
+
+def test_a_result_whose_commit_was_not_answered_is_told_once(run, worker, warm, monkeypatch):
+    attach, calls = executor._attach, []
+
+    def answer_lost(*arguments, **options) -> None:
+        attach(*arguments, **options)
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise OperationalError("server closed the connection unexpectedly")
+
+    monkeypatch.setattr(executor, "_attach", answer_lost)
+    done = execute(worker, warm)
+    assert done.status == Status.SUCCEEDED
+    assert done.events.filter(kind="result").count() == 1
+    assert RunArtifact.objects.filter(run=done).count() == 1
 
 
 def test_progress_ends_at_all_cells_with_a_rate(run, worker, warm):
@@ -217,12 +225,68 @@ def test_a_broken_device_requeues_the_run_and_ends_the_process(run, worker, warm
     assert (run.status, run.losses) == (Status.QUEUED, 1)
 
 
-def test_weights_that_are_not_the_registered_ones_are_refused(run, worker, warm, registered):
-    registered.weights_sha256 = {"model.safetensors": "0" * 64}
-    registered.save()
-    run = execute(worker, warm)
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_files_that_are_not_the_registered_ones_are_refused(member, prompts, worker, tiny_model, name):
+    other = {
+        "weights_sha256": {"model.safetensors": "0" * 64},
+        "tokenizer_sha256": "0" * 64,
+        "config_sha256": "0" * 64,
+    }
+    column = "weights_sha256" if name == "model.safetensors" else f"{name.removesuffix('.json')}_sha256"
+    ModelSource.objects.filter(pk=tiny_model.pk).update(**{column: other[column]})
+    tiny_model.refresh_from_db()
+    services.submit_run(owner=member, model=tiny_model, prompts=prompts, method="activation_patching", params=PARAMS)
+    run = execute(worker, WarmModels("cpu"))
     assert run.failure_code == "model_unavailable"
-    assert "not the ones that were registered" in run.failure_text
+    assert f"not the ones that were registered: {name}." in run.failure_text
+    assert run.failure_detail["where"] == {"files": [name]}
+
+
+@pytest.mark.parametrize("column", ["weights_sha256", "tokenizer_sha256", "config_sha256"])
+def test_a_run_queued_before_its_model_was_registered_again_fails_and_says_submit_again(
+    run, worker, warm, tiny_model, column
+):
+    now = {"model.safetensors": "1" * 64} if column == "weights_sha256" else "1" * 64
+    ModelSource.objects.filter(pk=tiny_model.pk).update(**{column: now})
+    run = execute(worker, warm)
+    assert (run.status, run.failure_code, run.cells_done) == (Status.FAILED, "model_changed", 0)
+    assert "registered again with other files" in run.failure_text
+    assert "Submit the experiment again" in run.failure_detail["remedy"]
+    assert run.provenance == {}
+
+
+def test_a_resumed_run_never_mixes_the_tiles_of_two_models(run, worker, warm, tiny_model):
+    whole = execute(worker, warm)
+    Tile.objects.filter(run=whole, r0=0).delete()
+    Run.objects.filter(pk=whole.pk).update(status=Status.CANCELLED)
+    services.resume_run(run=whole, actor=whole.owner)
+    ModelSource.objects.filter(pk=tiny_model.pk).update(config_sha256="1" * 64)
+    before = set(Tile.objects.filter(run=whole).values_list("seq", flat=True))
+    again = execute(worker, warm)
+    assert (again.status, again.failure_code) == (Status.FAILED, "model_changed")
+    assert set(Tile.objects.filter(run=again).values_list("seq", flat=True)) == before
+    assert again.provenance["model"]["config_sha256"] == whole.provenance["model"]["config_sha256"] != "1" * 64
+
+
+def test_a_method_that_ends_with_unknown_cells_has_not_succeeded(run, worker, warm, monkeypatch):
+    def stop_early(context):
+        yield Progress(0, 39, "computing")
+        for r0, rows in ((0, 2), (1, 1)):  # the second covers cells of the first again
+            yield said.Tile(panel=0, r0=r0, c0=0, values=np.ones((1, rows, 13), dtype=np.float32))
+        yield Progress(39, 39, "computing")
+
+    replace_method(monkeypatch, stop_early)
+    run = execute(worker, warm)
+    assert (run.status, run.failure_code) == (Status.FAILED, "result_incomplete")
+    assert "13 of 39 cells were not computed" in run.failure_text
+    assert run.failure_detail["remedy"]
+    assert Tile.objects.filter(run=run).count() == 2
+
+
+def test_models_of_the_same_weights_under_another_config_are_not_shared(tiny_model, warm):
+    warm.get(tiny_model, "float32")
+    tiny_model.config_sha256 = "1" * 64
+    assert not warm.has(tiny_model, "float32")
 
 
 def test_a_full_disk_leaves_no_half_file(run, worker, warm, monkeypatch, tmp_path):
@@ -240,6 +304,7 @@ def test_a_full_disk_leaves_no_half_file(run, worker, warm, monkeypatch, tmp_pat
 
 def test_an_extra_array_is_an_artifact_under_a_safe_name(run, worker, warm, monkeypatch):
     def extra(context):
+        yield said.Tile(panel=0, r0=0, c0=0, values=np.ones((1, 3, 13), dtype=np.float32))
         context.save_array("../x y", np.arange(3.0))
         yield Result("grid", "Grid", {"nan": float("nan")}, {"v": np.zeros(2)}, {"best": float("inf")})
 
@@ -256,16 +321,16 @@ def test_the_worker_learns_its_rate(run, worker, warm):
     assert worker.flops_per_second == pytest.approx(run.flops / run.provenance["compute_seconds"], rel=0.05)
 
 
-def test_warm_models_keep_to_their_bytes_and_drop_the_oldest(registered):
+def test_warm_models_keep_to_their_bytes_and_drop_the_oldest(tiny_model):
     one = WarmModels("cpu", limit_bytes=10**9)
-    first = one.get(registered, "float32")
-    assert one.get(registered, "float32") is first
-    assert one.source_ids == [registered.pk]
+    first = one.get(tiny_model, "float32")
+    assert one.get(tiny_model, "float32") is first
+    assert one.source_ids == [tiny_model.pk]
     size = sum(parameter.nbytes for parameter in first.module.parameters())
     small = WarmModels("cpu", limit_bytes=2 * size + size // 2)
-    small.get(registered, "float32")
-    assert isinstance(small.get(registered, "bfloat16"), LanguageModel)
-    assert small.has(registered, "float32")
-    small.get(registered, "float64")
-    assert not small.has(registered, "float32")
-    assert small.has(registered, "float64")
+    small.get(tiny_model, "float32")
+    assert isinstance(small.get(tiny_model, "bfloat16"), LanguageModel)
+    assert small.has(tiny_model, "float32")
+    small.get(tiny_model, "float64")
+    assert not small.has(tiny_model, "float32")
+    assert small.has(tiny_model, "float64")

@@ -138,8 +138,8 @@ def test_only_a_succeeded_run_answers(submit, status):
     assert submit().reused_from is None
 
 
-@pytest.mark.parametrize("change", ["weights_sha256", "tokenizer_sha256", "prompts"])
-def test_other_weights_tokenizer_or_prompts_are_another_run(submit, model, change):
+@pytest.mark.parametrize("change", ["weights_sha256", "tokenizer_sha256", "config_sha256", "prompts"])
+def test_other_weights_tokenizer_config_or_prompts_are_another_run(submit, model, change):
     finish(submit())
     if change == "prompts":
         assert submit(prompts=PromptSetVersionFactory(sha256="c" * 64)).reused_from is None
