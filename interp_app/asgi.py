@@ -20,15 +20,19 @@ from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 from channels.security.websocket import AllowedHostsOriginValidator  # noqa: E402
 from django.conf import settings  # noqa: E402
 
+from interp_app.core.bodies import CappedBodies  # noqa: E402
 from interp_app.core.origins import SameOriginValidator  # noqa: E402
+from interp_app.runs.reaper import Reaper  # noqa: E402
 from interp_app.runs.routing import websocket_urlpatterns  # noqa: E402
 
 application = ProtocolTypeRouter(
     {
-        "http": django_application,
+        "http": CappedBodies(django_application),
         "websocket": SameOriginValidator(
             AllowedHostsOriginValidator(AuthMiddlewareStack(URLRouter(websocket_urlpatterns)))
         ),
     }
 )
+if settings.WEB_REAPS:
+    Reaper().start()
 structlog.get_logger(__name__).info("application_ready", mode=settings.MODE)

@@ -94,7 +94,7 @@ def _body_of(error: Exception, request: HttpRequest | None) -> tuple[dict[str, A
         case Http404():
             return problem(404, "not_found", "There is nothing at this address, or you may not see it."), {}
         case RequestDataTooBig():
-            return problem(413, "payload_too_large", _sizes(request)), {}
+            return problem(413, "payload_too_large", too_large(request)), {}
         case PermissionDenied():
             return problem(403, "permission_denied", "You may not do this."), {}
         case OperationalError():
@@ -103,7 +103,8 @@ def _body_of(error: Exception, request: HttpRequest | None) -> tuple[dict[str, A
     return None, {}
 
 
-def _sizes(request: HttpRequest | None) -> str:
+def too_large(request: HttpRequest | None) -> str:
+    """What a body that was too large had, and what the limit is."""
     length = request.META.get("CONTENT_LENGTH", "") if request else ""
     got = f"has {int(length) / 2**20:.1f} MB" if length.isdigit() and int(length) else "is too large"
     return f"The body {got}; the limit is {settings.DATA_UPLOAD_MAX_MEMORY_SIZE / 2**20:.0f} MB."

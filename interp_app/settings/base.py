@@ -41,6 +41,8 @@ RUN_MAX_LOSSES = env.int("PATCHBAY_RUN_MAX_LOSSES", default=3)
 FEED_POLL_SECONDS = env.float("PATCHBAY_FEED_POLL_SECONDS", default=2.0)
 """How long a live page waits for news at most, should no bell ring. Embedded mode has no bells and looks more often."""
 RUN_REAP_SECONDS = env.float("PATCHBAY_RUN_REAP_SECONDS", default=10.0)
+WEB_REAPS = True
+"""Whether the web process looks for lost runs too, since the last worker may be gone. Off where tests import it."""
 MODEL_CACHE_BYTES = env.int("PATCHBAY_MODEL_CACHE_BYTES", default=4 * 2**30)
 DEVICE = env.str("PATCHBAY_DEVICE", default="auto")
 BROKER_URL = ""
@@ -57,7 +59,6 @@ SQLITE_OPTIONS: dict[str, Any] = {
 
 # -- Django ---------------------------------------------------------------------------------------------------------
 INSTALLED_APPS = [
-    "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -66,7 +67,6 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     "channels",
     "csp",
-    "django_filters",
     "django_vite",
     "drf_spectacular",
     "rest_framework",
@@ -86,6 +86,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "interp_app.core.bodies.BodyLimitMiddleware",
 ]
 ROOT_URLCONF = "interp_app.urls"
 ASGI_APPLICATION = "interp_app.asgi.application"
@@ -120,6 +121,11 @@ USE_I18N = False
 USE_TZ = True
 DATA_UPLOAD_MAX_MEMORY_SIZE = 6 * 2**20
 DATA_UPLOAD_MAX_NUMBER_FIELDS = 2000
+FILE_UPLOAD_HANDLERS = [
+    "interp_app.core.bodies.LimitUploads",
+    "django.core.files.uploadhandler.MemoryFileUploadHandler",
+    "django.core.files.uploadhandler.TemporaryFileUploadHandler",
+]
 
 # -- files of the browser -------------------------------------------------------------------------------------------
 STATIC_URL = "/static/"
