@@ -5,6 +5,7 @@ interpreters. A pool process ignores SIGTERM's warm shutdown, which would wait f
 SIGUSR2 instead, and the run is given back after the tile in hand.
 """
 
+import contextlib
 import os
 import signal
 from typing import Any
@@ -63,6 +64,8 @@ def end_worker(**_: Any) -> None:
 def pass_on(**_: Any) -> None:
     """Runs in the parent when it is told to stop."""
     for child in active_children():
-        if child.pid is not None:
+        if child.pid is None:
+            continue
+        with contextlib.suppress(ProcessLookupError):  # it has just ended by itself; the others are still told
             os.kill(child.pid, signal.SIGUSR2)
             log.info("worker_stopping", pid=child.pid)

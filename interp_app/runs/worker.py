@@ -5,6 +5,7 @@ one and is called by the task `work`. The heartbeat thread, busy or idle,
 1. extends the lease of the run in hand and passes on a cancel or the loss of the claim,
 2. keeps the worker's row fresh, reaps what other workers lost, and nudges when something claimable waits,
 3. ends the process where the computing thread does not stop in time, or its parent is gone.
+Should the heartbeat itself fail, the process ends too: computing on without a lease would only lose the run.
 """
 
 import os
@@ -24,6 +25,7 @@ from interp_app.catalog.models import ModelSource
 from interp_app.runs import claims, doorbell, executor, wake
 from interp_app.runs.claims import Claim, ClaimState
 from interp_app.runs.control import Control, Stop
+from interp_app.runs.events import ClaimLost
 from interp_app.runs.models import Run, Status, Worker
 from interp_app.runs.warm_models import WarmModels, pick_device
 
@@ -34,8 +36,9 @@ POLL_SECONDS: Final = 0.25
 STOP_SECONDS: Final = 7.0
 """How long a shutdown waits for the tile in hand before the process ends without it."""
 CANCEL_SECONDS: Final = 30.0
-"""How long a cancel waits before the process is ended for it."""
+"""How long a cancel, or the loss of the claim, waits before the process is ended for it."""
 EXIT_STUCK: Final = 71
+EXIT_NO_HEARTBEAT: Final = 72
 
 
 class WorkerProcess:
@@ -141,29 +144,36 @@ class WorkerProcess:
 
     def _beat(self) -> None:
         """The heartbeat thread."""
-        last_lease = last_row = last_care = 0.0
-        confirmed = time.monotonic()
         try:
-            while not self._ended.wait(min(TICK_SECONDS, settings.RUN_HEARTBEAT_SECONDS / 2)):
-                self._watch()
-                now = time.monotonic()
-                try:
-                    if now - last_row >= settings.RUN_HEARTBEAT_SECONDS:
-                        self._write_row()
-                        last_row = now
-                    if self._keep_claim(extend=now - last_lease >= settings.RUN_HEARTBEAT_SECONDS):
-                        last_lease = now
-                    confirmed = now
-                    if now - last_care >= settings.RUN_REAP_SECONDS:
-                        self._care()
-                        last_care = now
-                except (DatabaseError, InterfaceError) as error:
-                    log.warning("heartbeat_failed", error=type(error).__name__)
-                    connection.close()
-                    if time.monotonic() - confirmed > settings.RUN_LEASE_SECONDS:
-                        self._stop_held(Stop.LOST)  # the lease ran out unseen: write nothing more
+            self._tick_until_ended()
+        except BaseException:
+            log.exception("heartbeat_ended")
+            doorbell.flush()
+            self._leave(EXIT_NO_HEARTBEAT)
         finally:
             connection.close()
+
+    def _tick_until_ended(self) -> None:
+        last_lease = last_row = last_care = 0.0
+        confirmed = time.monotonic()
+        while not self._ended.wait(min(TICK_SECONDS, settings.RUN_HEARTBEAT_SECONDS / 2)):
+            self._watch()
+            now = time.monotonic()
+            try:
+                if now - last_row >= settings.RUN_HEARTBEAT_SECONDS:
+                    self._write_row()
+                    last_row = now
+                if self._keep_claim(extend=now - last_lease >= settings.RUN_HEARTBEAT_SECONDS):
+                    last_lease = now
+                confirmed = now
+                if now - last_care >= settings.RUN_REAP_SECONDS:
+                    self._care()
+                    last_care = now
+            except (DatabaseError, InterfaceError) as error:
+                log.warning("heartbeat_failed", error=type(error).__name__)
+                connection.close()
+                if time.monotonic() - confirmed > settings.RUN_LEASE_SECONDS:
+                    self._stop_held(Stop.LOST)  # the lease ran out unseen: write nothing more
 
     def _keep_claim(self, *, extend: bool) -> bool:
         """Extend the lease, or only look for a cancel between two extensions; whether it was extended."""
@@ -210,12 +220,26 @@ class WorkerProcess:
         claim, control = held
         waited = control.seconds_since_asked()
         if control.reason is Stop.SHUTDOWN and waited > STOP_SECONDS:
-            claims.release(claim, "The worker is stopping; the run is queued again.")
-            self._leave(0)
-        if control.reason is Stop.CANCEL and waited > CANCEL_SECONDS:
+            self._end_with(
+                control, 0, lambda: claims.release(claim, "The worker is stopping; the run is queued again.")
+            )
+        elif control.reason is Stop.CANCEL and waited > CANCEL_SECONDS:
             log.error("cancel_ignored", run_id=str(claim.run_id))
-            claims.lose(claim, "it did not stop when it was cancelled")
+            self._end_with(control, EXIT_STUCK, lambda: claims.lose(claim, "it did not stop when it was cancelled"))
+        elif control.reason is Stop.LOST and waited > (STOP_SECONDS if self.stopping else CANCEL_SECONDS):
+            log.error("loss_ignored", run_id=str(claim.run_id))
             self._leave(EXIT_STUCK)
+
+    def _end_with(self, control: Control, status: int, give_up: Callable[[], object]) -> None:
+        """Give the run up and leave; a database that is away keeps nobody, since the reaper finds the run."""
+        try:
+            give_up()
+        except ClaimLost:
+            control.stop(Stop.LOST)  # it ended in between, or another has it: the thread gets its time to notice
+            return
+        except (DatabaseError, InterfaceError) as error:
+            log.warning("database_away", error=type(error).__name__)
+        self._leave(status)
 
     def _stop_held(self, reason: Stop) -> None:
         held = self._held

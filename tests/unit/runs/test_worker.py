@@ -1,6 +1,7 @@
 """The worker process: its row, its heartbeat, and what it does about a run that does not stop."""
 
 import os
+import signal
 import threading
 from datetime import timedelta
 from types import SimpleNamespace
@@ -8,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 from celery import Celery
 from django.core.exceptions import ImproperlyConfigured
+from django.db import OperationalError
 from django.test import override_settings
 from django.utils import timezone
 
@@ -142,6 +144,85 @@ def test_a_run_that_ignores_a_cancel_is_cancelled_and_the_process_ends(process, 
     process._watch()
     run.refresh_from_db()
     assert (run.status, left) == (Status.CANCELLED, [worker_module.EXIT_STUCK])
+
+
+def holding(process, monkeypatch, reason: Stop, attempt: int = 1) -> tuple[Run, Control]:
+    """A claimed run whose thread ignores `reason`."""
+    monkeypatch.setattr(worker_module, "STOP_SECONDS", 0.0)
+    monkeypatch.setattr(worker_module, "CANCEL_SECONDS", 0.0)
+    claim = claims.claim_next(process.row)
+    assert claim is not None
+    control = Control()
+    control.stop(reason)
+    process._held = (claim, control)
+    Run.objects.filter(pk=claim.run_id).update(attempt=attempt)
+    return Run.objects.get(pk=claim.run_id), control
+
+
+def test_a_shutdown_of_a_claim_already_lost_does_not_end_the_heartbeat(process, tiny_model, left, monkeypatch):
+    RunFactory(model=tiny_model)
+    run, control = holding(process, monkeypatch, Stop.SHUTDOWN, attempt=9)
+    process._watch()
+    assert (control.reason, left) == (Stop.LOST, [])
+    process._watch()  # the thread does not notice that either
+    run.refresh_from_db()
+    assert (run.status, left) == (Status.RUNNING, [worker_module.EXIT_STUCK])
+
+
+@pytest.mark.parametrize(("reason", "status"), [(Stop.SHUTDOWN, 0), (Stop.CANCEL, worker_module.EXIT_STUCK)])
+def test_a_database_that_is_away_does_not_keep_a_process_that_has_to_go(
+    process, tiny_model, left, monkeypatch, reason, status
+):
+    def away(*_: object) -> None:
+        raise OperationalError("away")
+
+    monkeypatch.setattr(claims, "release", away)
+    monkeypatch.setattr(claims, "lose", away)
+    RunFactory(model=tiny_model)
+    holding(process, monkeypatch, reason)
+    process._watch()
+    assert left == [status]
+
+
+@pytest.mark.parametrize("place", ["_watch", "_write_row", "_care"])
+def test_a_heartbeat_that_fails_for_an_unforeseen_reason_ends_the_process(process, left, monkeypatch, place):
+    def broken() -> None:
+        raise RuntimeError("nobody foresaw this")
+
+    monkeypatch.setattr(process, place, broken)
+    process.start()
+    eventually(lambda: left == [worker_module.EXIT_NO_HEARTBEAT], seconds=10)
+
+
+def test_a_heartbeat_outlives_a_database_that_is_away(process, left, monkeypatch):
+    written, calls = threading.Event(), []
+    write = process._write_row
+
+    def away_at_first() -> None:
+        calls.append(1)
+        if len(calls) < 3:
+            raise OperationalError("away")
+        write()
+        written.set()
+
+    monkeypatch.setattr(process, "_write_row", away_at_first)
+    process.start()
+    assert written.wait(10)
+    assert left == []
+
+
+def test_every_pool_process_is_told_to_stop_though_one_has_just_ended(monkeypatch):
+    told = []
+
+    def kill(pid: int, number: int) -> None:
+        if pid == 11:
+            raise ProcessLookupError(pid)
+        told.append((pid, number))
+
+    monkeypatch.setattr(pool, "active_children", lambda: [SimpleNamespace(pid=pid) for pid in (11, None, 12)])
+    monkeypatch.setattr(pool.os, "kill", kill)
+    pool.pass_on()
+    assert told == [(12, signal.SIGUSR2)]
 
 
 def test_a_worker_without_a_parent_stops(process, monkeypatch):
