@@ -1,10 +1,12 @@
 """Writes what a run yields to its event log, from a thread of its own, so that computing never waits for the database.
 
 1. `put` queues events in order. 2. At most every `FLUSH_SECONDS` the thread writes all that is queued in one
-transaction, fenced by the attempt, with the run's counters. 3. At most every `PROGRESS_SECONDS` such a batch ends with
-a `progress` event that carries the rate and the time left. A database that is away is retried until the lease is gone.
+transaction, fenced by the attempt, with the run's counters; the first event after a pause is written at once.
+3. At most every `PROGRESS_SECONDS` such a batch ends with a `progress` event that carries the rate and the time left.
+A database that is away is retried until the lease is gone.
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -44,14 +46,14 @@ class Recorder:
         self._stage = "loading"
         self._message = ""
         self._pending: list[NewEvent] = []
-        self._dirty = False
+        self._dirty = False  # there is progress to tell
         self._condition = threading.Condition()
         self._closing = False
         self._writing = False
         self._draining = 0
         self._error: BaseException | None = None
         self._computing_since: float | None = None
-        self._last_progress = 0.0
+        self._last_progress = self._last_write = -math.inf
         self._last_seq = 0
         self._thread = threading.Thread(target=self._serve, name="recorder", daemon=True)
 
@@ -83,13 +85,18 @@ class Recorder:
                 self._pending.append(event)
             self._condition.notify_all()
 
-    def stage(self, stage: str, message: str = "", total: int | None = None) -> None:
-        """Tell where the attempt is; a new stage is a status event at once, else it waits for the next progress."""
+    def stage(self, stage: str, message: str | None = None, total: int | None = None) -> None:
+        """Tell where the attempt is; a new stage is a status event at once, else it waits for the next progress.
+
+        No `message` keeps the present one as long as the stage stays. What says nothing new causes no write.
+        """
         with self._condition:
             self._raise()
-            self._message = message
-            self._total = total or self._total
-            self._dirty = True
+            if message is None:
+                message = self._message if stage == self._stage else ""
+            total = total or self._total
+            self._dirty = self._dirty or (stage, message, total) != (self._stage, self._message, self._total)
+            self._message, self._total = message, total
             if stage != self._stage:
                 self._stage = stage
                 self._pending.append(events.status_event("running", attempt=self._claim.attempt, stage=stage))
@@ -136,23 +143,33 @@ class Recorder:
 
     def _write_next(self) -> bool:
         with self._condition:
-            while not (self._pending or self._dirty) and not self._closing:
-                self._condition.wait()
-            if not (self._pending or self._dirty):
-                return False
-            if not self._closing and not self._draining:
-                self._condition.wait(FLUSH_SECONDS)
+            while (seconds := self._due_in()) != 0:
+                if seconds is None and self._closing:
+                    return False
+                self._condition.wait(seconds)
+            self._last_write = time.monotonic()
             batch, self._pending = self._pending[:MAX_BATCH], self._pending[MAX_BATCH:]
             final = bool(self._closing or self._draining) and not self._pending
-            self._dirty = False
             self._writing = True
-            progress = self._progress_due(final)
+            progress = self._progress_due(final) if self._dirty else []
+            self._dirty = self._dirty and not progress
             fields = {"cells_done": min(self._done, self._total), "cells_total": self._total, "stage": self._stage}
         self._write([*batch, *progress], fields)
         with self._condition:
             self._writing = False
             self._condition.notify_all()
         return True
+
+    def _due_in(self) -> float | None:
+        """Seconds until the next write is due; None while there is nothing to write."""
+        if not (self._pending or self._dirty):
+            return None
+        if self._closing or self._draining:
+            return 0.0
+        due = self._last_write + FLUSH_SECONDS
+        if not self._pending:
+            due = max(due, self._last_progress + PROGRESS_SECONDS)
+        return max(0.0, due - time.monotonic())
 
     def _progress_due(self, final: bool) -> list[NewEvent]:
         now = time.monotonic()
@@ -185,7 +202,9 @@ class Recorder:
         mine = RunEvent.objects.filter(
             run_id=self._claim.run_id, attempt=self._claim.attempt, seq__gt=self._last_seq
         ).order_by("seq")
-        first = dict(batch[0].payload) if batch else None
+        if not batch:
+            return None  # nothing that could be there twice: writing the columns again changes nothing
+        first = dict(batch[0].payload)
         if not any(row.kind == batch[0].kind and row.payload == first for row in mine):
             return None
         return mine.values_list("seq", flat=True).last()

@@ -70,6 +70,68 @@ def test_many_tiles_at_once_are_few_transactions(run, control, monkeypatch):
     assert (run.cells_done, run.tiles.count()) == (300, 300)
 
 
+def put_every_10_ms(log: Recorder, seconds: float) -> None:
+    """As the executor does: the stage before each tile."""
+    started = time.monotonic()
+    log.stage("computing")
+    n = 0
+    while time.monotonic() - started < seconds:
+        log.stage("computing")
+        log.put(tile(n % 400))
+        n += 1
+        time.sleep(0.01)
+
+
+def test_a_steady_stream_of_tiles_is_at_most_ten_transactions_a_second(run, control, monkeypatch):
+    sizes = appends(monkeypatch)
+    with recording(run, control) as log:
+        put_every_10_ms(log, 1.5)
+        paced = len(sizes)
+        log.drain()
+    assert 5 <= paced <= 17
+
+
+def test_a_tile_after_a_pause_is_written_without_delay(run, control, monkeypatch):
+    # A flush interval of minutes: whatever is written before the end was not held back for it.
+    monkeypatch.setattr(recorder, "FLUSH_SECONDS", 300.0)
+    sizes = appends(monkeypatch)
+    with recording(run, control) as log:
+        log.put(tile(0))
+        eventually(lambda: sizes, seconds=10)
+        log.put(tile(1), tile(2))
+        log._last_write -= 300.0
+        log.put(tile(3))
+        eventually(lambda: len(sizes) == 2, seconds=10)
+    assert run.events.filter(kind="tile").count() == 4
+
+
+def test_a_stage_that_says_nothing_new_is_not_written(run, control, monkeypatch):
+    with recording(run, control) as log:
+        log.stage("computing", "Sweeping.")
+        log.drain()
+        sizes = appends(monkeypatch)
+        log.stage("computing")
+        log.stage("computing", "Sweeping.", 400)
+        log.drain()
+    assert sizes == []
+
+
+def test_a_new_message_alone_is_told_within_the_progress_interval(run, control):
+    with recording(run, control) as log:
+        log.stage("baselines", "First.")
+        log.drain()
+        log.stage("baselines", "Second.")
+        eventually(lambda: run.events.filter(kind="progress", payload__message="Second.").exists(), seconds=10)
+
+
+def test_a_write_of_columns_alone_may_be_tried_again(run, control, monkeypatch):
+    with recording(run, control) as log:
+        appends(monkeypatch, after=fail_once)
+        log._write([], {"cells_done": 7})
+    run.refresh_from_db()
+    assert run.cells_done == 7
+
+
 def test_events_keep_their_order(run, control):
     with recording(run, control) as log:
         for n in range(50):
