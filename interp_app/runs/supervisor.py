@@ -47,6 +47,7 @@ class Supervisor:
         worker = self._start(self._worker_command)
         started = time.monotonic()
         pause = FIRST_PAUSE_SECONDS
+        again_at: float | None = None
         announced = False
         try:
             while not self._stop.wait(TICK_SECONDS):
@@ -56,13 +57,14 @@ class Supervisor:
                 if web.poll() is not None:
                     log.error("web_ended", status=web.returncode)
                     return 1
-                if worker.poll() is not None:
+                now = time.monotonic()
+                if again_at is None and worker.poll() is not None:
                     pause = min(pause * 2, LONGEST_PAUSE_SECONDS) if _young(started) else FIRST_PAUSE_SECONDS
                     log.warning("worker_ended", status=worker.returncode, again_in_seconds=pause)
-                    if self._stop.wait(pause):
-                        break
+                    again_at = now + pause
+                elif again_at is not None and now >= again_at:
                     worker = self._start(self._worker_command)
-                    started = time.monotonic()
+                    started, again_at = now, None
             return 0
         finally:
             self._end_all()
