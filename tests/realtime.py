@@ -104,6 +104,7 @@ class Site:
             "PYTHONWARNINGS": "ignore",
             "PATCHBAY_DATA_DIR": str(folder),
             "PATCHBAY_PUBLIC_URL": f"http://127.0.0.1:{self.port}",
+            "PATCHBAY_RUN_REAP_SECONDS": "3600",  # the runs here have no worker, and must not be taken for lost
             "PATCHBAY_SECRET_KEY": "for-live-tests-" + "0123456789abcdef" * 3,
             **environment,
         }

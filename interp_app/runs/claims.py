@@ -116,11 +116,13 @@ def release(claim: Claim, reason: str) -> None:
 
 def reap() -> int:
     """Requeue or fail every running run whose lease expired; how many there were. Safe to call from anywhere."""
+    expired = Run.objects.filter(status=Status.RUNNING, lease_until__lt=Now())
+    if not expired.exists():  # outside a transaction: an idle process must not take SQLite's write lock
+        return 0
     with transaction.atomic():
         if not _hold_reaper_lock():
             return 0
-        expired = Run.objects.filter(status=Status.RUNNING, lease_until__lt=Now())
-        return _lose(expired.select_related("worker"), "the worker stopped answering")
+        return _lose(expired.select_related("worker"), "the worker stopped answering", worker_gone=True)
 
 
 def take_back(worker: Worker) -> int:
@@ -201,10 +203,10 @@ def _take(run: Run, worker: Worker) -> Claim:
     return Claim(run.pk, attempt, worker.pk)
 
 
-def _lose(runs: QuerySet[Run], reason: str) -> int:
+def _lose(runs: QuerySet[Run], reason: str, *, worker_gone: bool = False) -> int:
     count = 0
     for run in runs.select_for_update(skip_locked=True, of=("self",), no_key=True):
-        event, fields = _after_loss(run, reason)
+        event, fields = _after_loss(run, reason, worker_gone=worker_gone)
         events.append(run.pk, [event], attempt=run.attempt, fields=fields)
         log.warning("run_lost", run_id=str(run.pk), attempt=run.attempt, losses=run.losses + 1, reason=reason)
         count += 1
@@ -213,7 +215,7 @@ def _lose(runs: QuerySet[Run], reason: str) -> int:
     return count
 
 
-def _after_loss(run: Run, reason: str) -> tuple[events.NewEvent, dict[str, Any]]:
+def _after_loss(run: Run, reason: str, *, worker_gone: bool) -> tuple[events.NewEvent, dict[str, Any]]:
     worker = run.worker.name if run.worker else "its worker"
     losses = run.losses + 1
     if run.cancel_requested_at:
@@ -221,6 +223,8 @@ def _after_loss(run: Run, reason: str) -> tuple[events.NewEvent, dict[str, Any]]
         return event, {**_ended(Status.CANCELLED), "losses": 0}
     if losses < settings.RUN_MAX_LOSSES:
         text = f"Attempt {run.attempt} on {worker} was lost: {reason}. The run is queued again."
+        if worker_gone and not {row.pk for row in online_workers()} - {run.worker_id}:
+            text += " No other worker is online."
         event = events.status_event(Status.QUEUED, attempt=run.attempt, reason=text)
         return event, {**_requeued(), "losses": losses}
     failure = {
@@ -232,6 +236,12 @@ def _after_loss(run: Run, reason: str) -> tuple[events.NewEvent, dict[str, Any]]
     event = events.status_event(Status.FAILED, attempt=run.attempt, failure=failure)
     columns = {f"failure_{name}": value for name, value in failure.items()}
     return event, {**_ended(Status.FAILED), **columns, "losses": losses}
+
+
+def online_workers() -> QuerySet[Worker]:
+    """Workers that did not sign off and were heard from within the lease time."""
+    since = timezone.now() - timedelta(seconds=settings.RUN_LEASE_SECONDS)
+    return Worker.objects.filter(heartbeat_at__gte=since, stopped_at__isnull=True)
 
 
 def _requeued() -> dict[str, Any]:

@@ -24,3 +24,4 @@ STORAGES = {
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
 }
 API_RATES = {"anon": None, "user": None, "events": None}
+WEB_REAPS = False

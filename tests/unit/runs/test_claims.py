@@ -142,6 +142,22 @@ def test_an_expired_lease_requeues_the_run_and_counts_a_loss(worker, tiny_source
     assert (run.status, run.losses, run.worker, run.attempt) == (Status.QUEUED, 1, None, 1)
 
 
+def test_a_run_whose_only_worker_is_gone_says_that_no_other_is_online(worker, tiny_source):
+    run = queued(tiny_source)
+    expire(claimed(worker))
+    claims.reap()
+    reason = run.events.last().payload["reason"]
+    assert "the worker stopped answering. The run is queued again. No other worker is online." in reason
+
+
+def test_a_lost_run_that_another_worker_may_take_says_nothing_of_workers(worker, tiny_source):
+    WorkerFactory()
+    run = queued(tiny_source)
+    expire(claimed(worker))
+    claims.reap()
+    assert run.events.last().payload["reason"].endswith("The run is queued again.")
+
+
 def test_a_live_lease_is_left_alone(worker, tiny_source):
     queued(tiny_source)
     claimed(worker)
