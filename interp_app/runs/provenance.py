@@ -57,6 +57,11 @@ def at_end(*, wall_seconds: float, compute_seconds: float, peak_device_bytes: in
     }
 
 
+def device_of(run: Run) -> str:
+    """What computed a run's values, for the offer to reuse them; empty where no worker claimed it."""
+    return str(run.provenance.get("device_name") or "")
+
+
 @lru_cache(maxsize=1)
 def _versions() -> dict[str, str]:
     found = {}
