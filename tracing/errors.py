@@ -63,3 +63,7 @@ class OutOfMemoryError(TracingError):
     """The device's memory does not hold even the smallest batch."""
 
     code = "out_of_memory"
+
+
+class Stopped(Exception):
+    """`should_stop()` became true before there was anything to return. No `TracingError`: nothing went wrong."""

@@ -23,6 +23,8 @@ class MetricFacts:
     needs_foil: bool = False
     targets_only: bool = False
     """True where only the logits of answers and foils matter: the rest of the vocabulary need not be computed."""
+    needs_reference: bool = False
+    """True where the metric compares with the clean run's logits over the whole vocabulary."""
 
     @property
     def scale(self) -> Literal["diverging", "sequential"]:
@@ -80,6 +82,7 @@ _ALL: Final = (
         "How far the patched next-token distribution is from the clean run's, summed over the vocabulary.",
         "nats",
         "from_zero",
+        needs_reference=True,
     ),
     MetricFacts(
         "accuracy", "Accuracy", "Share of pairs whose highest-scoring token is an answer.", "share of pairs", "unit"

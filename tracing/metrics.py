@@ -21,7 +21,7 @@ from tracing.prompts import TokenizedPair
 class Targets:
     """What each row of logits is judged by. `answers` and `foils` are lists of ids, one list a row.
 
-    `reference` `[row, vocab]` holds the clean run's logits of the same pair, where the metric needs the vocabulary.
+    `reference` `[row, vocab]` holds the clean run's logits of the same pair, for metrics that `needs_reference`.
     """
 
     answers: tuple[tuple[int, ...], ...]
@@ -168,8 +168,8 @@ def get(metric: str | Callable[..., Any]) -> Metric:
         return Metric(metric_facts(metric), _FUNCTIONS[metric_facts(metric).name])
     name = getattr(metric, "__name__", "custom")
     title = "Custom metric" if name == "<lambda>" else name
-    facts = MetricFacts(name, title, inspect.getdoc(metric) or "", "", "symmetric")
     takes_targets = len(inspect.signature(metric).parameters) > 1
+    facts = MetricFacts(name, title, inspect.getdoc(metric) or "", "", "symmetric", needs_reference=takes_targets)
     return Metric(facts, metric if takes_targets else lambda logits, _targets: metric(logits))
 
 

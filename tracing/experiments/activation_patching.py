@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 
-from tracing.errors import SiteError
-from tracing.experiments.events import Event, Log, PanelOpened, Progress
+from tracing.errors import SiteError, Stopped
+from tracing.experiments.events import Event, Log, PanelOpened, Progress, Tile
 from tracing.experiments.registry import Cost, Method, MethodSpec, ModelFacts, PromptFacts, RunContext, register
 from tracing.families.facts import sites_of_family
 from tracing.metric_facts import metric_facts
+from tracing.patching.footprint import ITEM_BYTES, kept_bytes
 from tracing.patching.plan import Lengths, Plan, make_plan
 from tracing.prompts import PromptPair, require_for_metric
 
 if TYPE_CHECKING:
     from tracing.models import LanguageModel
+    from tracing.patching.sweeps import Sweep
 
 Site = Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z"]
 Over = Literal["layer_position", "layer_head"]
@@ -128,12 +130,13 @@ def plan_of(spec: ActivationPatchingSpec, model: ModelFacts, prompts: PromptFact
 
 
 def cost(spec: ActivationPatchingSpec, model: ModelFacts, prompts: PromptFacts) -> Cost:
-    """Cells, FLOPs of the planned sweep and of one full forward a cell (matmuls only, 2 FLOPs a multiply-add).
+    """Cells, FLOPs of the planned sweep and of one full forward a cell (matmuls only, 2 FLOPs a multiply-add), bytes.
 
     Raises `SpecError` where there are no prompts, `SiteError` where the sites lack the axes.
     """
     plan = plan_of(spec, model, prompts)
-    return Cost(cells=plan.cells, flops=plan.flops, naive_flops=plan.naive_flops)
+    size = kept_bytes(plan, ITEM_BYTES[spec.dtype])
+    return Cost(cells=plan.cells, flops=plan.flops, naive_flops=plan.naive_flops, bytes=size)
 
 
 def run(
@@ -144,39 +147,57 @@ def run(
     Tiles that an earlier attempt stored are not computed again. Ends without results once `context.should_stop()`.
     """
     # Sweeps load torch; this module is imported by web processes, which must not.
-    from tracing.patching.sweeps import grids, prepare, tiles
+    from tracing.patching.sweeps import prepare
 
     yield Progress(0, 0, "baselines", "Running clean and corrupted prompts")
-    sweep = prepare(
-        model,
-        pairs,
-        spec.metric,
-        spec.sites,
-        ("layer", "head") if spec.over == "layer_head" else ("layer", "position"),
-        spec.direction,
-        positions=spec.positions,
-        batch=spec.batch_rows or "auto",
-    )
+    try:
+        sweep = prepare(
+            model,
+            pairs,
+            spec.metric,
+            spec.sites,
+            ("layer", "head") if spec.over == "layer_head" else ("layer", "position"),
+            spec.direction,
+            positions=spec.positions,
+            batch=spec.batch_rows or "auto",
+            should_stop=context.should_stop,
+        )
+    except Stopped:
+        return
     yield Log("info", sweep.plan.explain())
     for warning in sweep.warnings:
         yield Log("warning", warning)
     for index, panel in enumerate(sweep.panels):
         yield PanelOpened(index, panel)
+    yield from _compute(sweep, context)
 
-    computed = [tile for index in range(len(sweep.panels)) for tile in context.stored_tiles(index)]
+
+def _compute(sweep: "Sweep", context: RunContext) -> Iterator[Event]:
+    """The tiles that are missing, then the results."""
+    from tracing.patching.sweeps import place, tiles
+
+    planned = {place(tile) for tile in sweep.plan.tiles}
+    stored = [tile for index in range(len(sweep.panels)) for tile in context.stored_tiles(index)]
+    # Tiles of another cut (an older version's) are left out: their cells are computed again with the planned ones.
+    computed = [tile for tile in stored if place(tile) in planned]
     done = sum(tile.values[0].size for tile in computed)
-    if computed:
+    if stored:
         yield Log("info", f"Resumed: {done} of {sweep.plan.cells} cells were computed before.")
     yield Progress(done, sweep.plan.cells, "computing")
-    places = {(tile.panel, tile.r0, tile.c0) for tile in computed}
-    for tile in tiles(sweep, done=places, should_stop=context.should_stop):
+    for tile in tiles(sweep, done={place(tile) for tile in computed}, should_stop=context.should_stop):
         computed.append(tile)
         done += tile.values[0].size
         yield tile
         yield Progress(done, sweep.plan.cells, "computing")
-    if done < sweep.plan.cells:
-        return
-    yield Progress(done, sweep.plan.cells, "saving")
+    if done == sweep.plan.cells:
+        yield Progress(done, sweep.plan.cells, "saving")
+        yield from _results(sweep, computed)
+
+
+def _results(sweep: "Sweep", computed: list[Tile]) -> Iterator[Event]:
+    """A grid a site, with its baselines and its strongest cell for the history table."""
+    from tracing.patching.sweeps import grids
+
     for grid in grids(sweep, computed):
         facts = grid.facts
         best = grid.best()

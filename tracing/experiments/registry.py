@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from tracing.errors import SpecError
 from tracing.experiments.events import Event, Tile
 from tracing.families.facts import ModelFacts as ModelFacts
+from tracing.patching.footprint import REMEDY, too_large
 from tracing.prompts import PromptPair
 
 if TYPE_CHECKING:
@@ -54,11 +55,24 @@ class PromptFacts:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a run would take: `cells` to fill, multiply-adds ×2 (`flops`), and the same for one forward a cell."""
+    """What a run would take: `cells` to fill, multiply-adds ×2 (`flops`), and the same for one forward a cell.
+
+    `bytes` is the memory it holds from its first cell to its last, beside the model; 0 where that is next to nothing.
+    """
 
     cells: int
     flops: float
     naive_flops: float
+    bytes: int = 0
+
+    def require_below(self, limit: int, prompts: PromptFacts) -> None:
+        """Raises `SpecError` that names the sizes where the run would hold more than `limit` bytes."""
+        if self.bytes > limit:
+            raise SpecError(
+                too_large(self.bytes, limit, prompts.pairs, prompts.max_length, "this server allows"),
+                remedy=REMEDY,
+                where={"bytes": self.bytes, "limit": limit, "pairs": prompts.pairs},
+            )
 
 
 class RunContext(Protocol):

@@ -102,14 +102,20 @@ def certify(model: LanguageModel, *, strict: bool = True, ids: Tensor | None = N
 
 @contextmanager
 def _eager(model: LanguageModel) -> Iterator[None]:
-    """Attention that returns its pattern, for the time of the check."""
+    """Attention that returns its pattern, for the time of the check.
+
+    What every part's config said before is written back as it was: switching back by name would check the name again,
+    and would give parts with different implementations the same one.
+    """
     module: Any = model.module
-    before = module.config._attn_implementation
-    module.set_attn_implementation("eager")
+    configs = {id(part.config): part.config for part in module.modules() if hasattr(part, "config")}
+    before = [(config, config._attn_implementation) for config in configs.values()]
     try:
+        module.set_attn_implementation("eager")
         yield
     finally:
-        module.set_attn_implementation(before)
+        for config, was in before:
+            config._attn_implementation = was
 
 
 def _run(model: LanguageModel, ids: Tensor) -> _Seen:

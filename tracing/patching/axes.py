@@ -98,27 +98,29 @@ def panel(
     )
 
 
-def recoverable(clean: float, corrupted: float) -> bool:
-    """Whether the two baselines are far enough apart to divide by their difference."""
-    return abs(clean - corrupted) > TINY * max(1.0, abs(clean), abs(corrupted))
-
-
 def aggregate(
     examples: NDArray[Any], clean: NDArray[Any], corrupted: NDArray[Any]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """`(recovery, raw)`, each `[row, column]`, from each pair's metric `[pair, row, column]` (NaN: no such cell)."""
     has = ~np.isnan(examples)
-    count = has.sum(0)
     raw, clean_mean, corrupted_mean = (
-        np.divide(
-            np.where(has, values, 0.0).astype(np.float64).sum(0),
-            count,
-            out=np.full(count.shape, np.nan),
-            where=count > 0,
-        )
-        for values in (examples, clean[:, None, None], corrupted[:, None, None])
+        means(values, has) for values in (examples, clean[:, None, None], corrupted[:, None, None])
     )
     span = clean_mean - corrupted_mean
-    size = np.maximum(1.0, np.maximum(np.abs(clean_mean), np.abs(corrupted_mean)))
-    recovery = np.divide(raw - corrupted_mean, span, out=np.full(count.shape, np.nan), where=np.abs(span) > TINY * size)
-    return recovery, raw
+    enough = np.abs(span) > TINY * sizes(clean_mean, corrupted_mean)
+    return np.divide(raw - corrupted_mean, span, out=np.full(span.shape, np.nan), where=enough), raw
+
+
+def means(values: NDArray[Any], has: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Means over the first axis, of the entries that are there; NaN where there is none."""
+    count = has.sum(0)
+    total = np.where(has, values, 0.0).astype(np.float64).sum(0)
+    found = np.full(count.shape, np.nan)
+    np.divide(total, count, out=found, where=count > 0)
+    return found
+
+
+def sizes(clean: NDArray[np.float64], corrupted: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What a difference of the two baselines is compared with: the larger of them, and 1 at least."""
+    larger: NDArray[np.float64] = np.maximum(1.0, np.maximum(np.abs(clean), np.abs(corrupted)))
+    return larger

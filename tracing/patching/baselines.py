@@ -1,6 +1,6 @@
 """The two unpatched runs of every pair: their metrics, and the activations that patches start from."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,9 @@ from torch import Tensor
 from tracing.metrics import Metric, Targets, require_numbers
 from tracing.models import LanguageModel
 from tracing.patching.capture import Activations, capture
-from tracing.patching.plan import POSITION_SITES, Plan
-from tracing.patching.suffix import read_logits
+from tracing.patching.footprint import kept_runs
+from tracing.patching.plan import LOGITS_A_BATCH, Plan
+from tracing.patching.readout import measure
 from tracing.prompts import TokenizedPair
 
 
@@ -25,6 +26,8 @@ class GroupRuns:
     source: Activations
     destination_ids: Tensor
     targets: Targets
+    clean: Tensor
+    """The clean run's final residuals at the answer position, `[pair, d_model]`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,50 +41,68 @@ class Baselines:
 
 
 def run_baselines(
-    model: LanguageModel, pairs: Sequence[TokenizedPair], metric: Metric, plan: Plan, direction: str
+    model: LanguageModel,
+    pairs: Sequence[TokenizedPair],
+    metric: Metric,
+    plan: Plan,
+    direction: str,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Baselines:
-    """Run clean and corrupted prompts once. Raises `MetricError` naming a pair whose metric is not a number."""
+    """Run clean and corrupted prompts once.
+
+    Raises `MetricError` naming a pair whose metric is not a number, `OutOfMemoryError` where the activations do not
+    fit, `Stopped` between two forwards once `should_stop()`.
+    """
     kind = np.float64 if model.dtype == torch.float64 else np.float32
     clean, corrupted = np.zeros(len(pairs), kind), np.zeros(len(pairs), kind)
     runs = []
     for group in plan.groups:
         members = [pairs[number] for number in group.pairs]
-        run, values = _run_group(model, members, metric, plan, direction)
+        run, values = _run_group(model, members, metric, plan, direction, should_stop)
         clean[list(group.pairs)], corrupted[list(group.pairs)] = values
         runs.append(run)
     return Baselines(clean, corrupted, corrupted if direction == "denoising" else clean, tuple(runs))
 
 
 def _run_group(
-    model: LanguageModel, members: Sequence[TokenizedPair], metric: Metric, plan: Plan, direction: str
+    model: LanguageModel,
+    members: Sequence[TokenizedPair],
+    metric: Metric,
+    plan: Plan,
+    direction: str,
+    should_stop: Callable[[], bool],
 ) -> tuple[GroupRuns, tuple[NDArray[Any], NDArray[Any]]]:
-    source_sites, destination_sites = _needed(plan)
+    of_source, of_destination = kept_runs(plan)
     denoising = direction == "denoising"
     clean_ids, corrupted_ids = [p.clean_ids for p in members], [p.corrupted_ids for p in members]
     destination_ids, source_ids = (corrupted_ids, clean_ids) if denoising else (clean_ids, corrupted_ids)
-    destination = capture(model, destination_ids, destination_sites, key_values=plan.optimise.suffix)
-    source = capture(model, source_ids, source_sites)
+    destination = capture(model, destination_ids, of_destination, should_stop)
+    source = capture(model, source_ids, of_source, should_stop)
     clean_run, corrupted_run = (source, destination) if denoising else (destination, source)
-    with torch.inference_mode():
-        clean_logits = read_logits(model, clean_run.boundary(-1)[:, -1])
-        corrupted_logits = read_logits(model, corrupted_run.boundary(-1)[:, -1])
-        targets = Targets.of(members, clean_logits)
-        clean, corrupted = metric(clean_logits, targets), metric(corrupted_logits, targets)
+    targets = Targets.of(members)
+    ids = torch.tensor([list(row) for row in destination_ids], device=model.device)
+    runs = GroupRuns(destination, source, ids, targets, clean_run.final)
+    clean, corrupted = (
+        _metric(model, metric, runs, final, narrow=plan.optimise.columns)
+        for final in (clean_run.final, corrupted_run.final)
+    )
     require_numbers(clean, members, metric, "the clean prompt")
     require_numbers(corrupted, members, metric, "the corrupted prompt")
-    ids = torch.tensor([list(row) for row in destination_ids], device=model.device)
-    return GroupRuns(destination, source, ids, targets), (to_numpy(clean), to_numpy(corrupted))
+    return runs, (to_numpy(clean), to_numpy(corrupted))
 
 
-def _needed(plan: Plan) -> tuple[set[str], set[str]]:
-    """Which sites of the source and of the destination the plan reads."""
-    if not plan.optimise.suffix:
-        return {site for site in plan.sites if site != "resid_pre"}, set()
-    if plan.per_head:
-        return {"z"}, {"z"}
-    kinds = {POSITION_SITES[site][0] for site in plan.sites}
-    source = {site for kind, site in (("attn", "attn_out"), ("mlp", "mlp_out")) if kind in kinds}
-    return source, {"resid_mid"} if "mlp" in kinds else set()
+@torch.inference_mode()
+def _metric(model: LanguageModel, metric: Metric, runs: GroupRuns, final: Tensor, *, narrow: bool) -> Tensor:
+    """The metric of unpatched final residuals `[pair, d_model]`, as many pairs at once as a batch has logits."""
+    at_once = max(1, LOGITS_A_BATCH // model.facts.vocab_size)
+    parts = [
+        measure(
+            model, metric, runs.targets.rows(lo, lo + at_once), runs.clean[lo : lo + at_once],
+            final[lo : lo + at_once, None], narrow=narrow,
+        )
+        for lo in range(0, len(final), at_once)
+    ]  # fmt: skip
+    return torch.cat(parts)[:, 0]
 
 
 def to_numpy(values: Tensor) -> NDArray[Any]:

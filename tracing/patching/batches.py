@@ -1,6 +1,8 @@
 """Runs the batches of a bundle of tiles: patched activations in, one metric value a pair and cell out.
 
-A batch that does not fit in memory is halved, again and again, until one patch of one pair fails too.
+A batch that does not fit in memory is halved, again and again, until one patch of one pair fails too. The rest of the
+sweep then halves batches of that size before it tries them. How a batch is cut changes the rounding of its numbers, so
+a resumed sweep gives the same bits only where memory sufficed.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,15 +12,17 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from tracing.errors import OutOfMemoryError
-from tracing.metrics import Metric, Targets, require_numbers
+from tracing.metrics import Metric, require_numbers
 from tracing.models import LanguageModel
 from tracing.patching.baselines import Baselines, GroupRuns, to_numpy
 from tracing.patching.hooked import run_hooked
+from tracing.patching.memory import Room, free, is_out_of_memory
 from tracing.patching.plan import Chunk, Group, Plan, PlannedTile, cannot_matter
-from tracing.patching.suffix import Layout, positionwise, read_logits, run_suffix
+from tracing.patching.readout import measure
+from tracing.patching.suffix import Layout, positionwise, run_suffix
 from tracing.prompts import TokenizedPair
 
 Bundle = Sequence[PlannedTile]
@@ -32,8 +36,12 @@ def run_bundle(
     baselines: Baselines,
     bundle: Bundle,
     should_stop: Callable[[], bool],
+    room: Room,
 ) -> list[NDArray[Any]] | None:
-    """The metric of every pair for each tile, `[pair, 1, column]` (NaN: no such position); None where stopped."""
+    """The metric of every pair for each tile, `[pair, 1, column]` (NaN: no such position); None where stopped.
+
+    `room` is the sweep's: what one bundle learns of the memory, the next ones know.
+    """
     found = [np.full((len(pairs), 1, tile.c1 - tile.c0), np.nan, baselines.clean.dtype) for tile in bundle]
     # Tiles of a bundle have equal batches; beyond that each entry is a range of tiles that still fits in memory.
     waiting = [(0, len(bundle), chunk) for chunk in bundle[0].chunks]
@@ -41,10 +49,15 @@ def run_bundle(
         if should_stop():
             return None
         first, end, chunk = waiting.pop(0)
+        size = _size(metric, plan, bundle[first:end], chunk)
+        if size >= room.failed and (end - first) * (chunk.hi - chunk.lo) * len(chunk.columns) > 1:
+            waiting[:0] = _halves(first, end, chunk, plan, model)
+            continue
         values = _try(model, pairs, metric, plan, baselines, bundle[first:end], chunk)
         if values is None:
             # Outside the except clause the failed batch's tensors are gone, so there is room for its halves.
-            _free(model.device)
+            free(model.device)
+            room.failed = min(room.failed, size)
             waiting[:0] = _halves(first, end, chunk, plan, model)
             continue
         numbers = plan.groups[chunk.group].pairs[chunk.lo : chunk.hi]
@@ -90,14 +103,14 @@ def _try(
                 finals = _suffix_batch(model, plan, group, runs, bundle, chunk)
             else:
                 finals = torch.stack([_hooked_batch(model, plan, group, runs, tile, chunk) for tile in bundle])
-            found = [_measure(model, metric, plan, runs.targets, final, chunk) for final in finals]
+            targets, clean = runs.targets.rows(chunk.lo, chunk.hi), runs.clean[chunk.lo : chunk.hi]
+            narrow = plan.optimise.columns
+            found = [measure(model, metric, targets, clean, final, narrow=narrow) for final in finals]
             for values, tile in zip(found, bundle, strict=True):
                 require_numbers(values, members, metric, f"{plan.sites[tile.panel]}, layer {tile.layer}")
             return [to_numpy(values) for values in found]
-    except torch.OutOfMemoryError:
-        return None
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error):
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
             raise
         return None
 
@@ -169,17 +182,15 @@ def _hooked_batch(
     return final.reshape(chunk.hi - chunk.lo, patches, -1)
 
 
-def _measure(model: LanguageModel, metric: Metric, plan: Plan, targets: Targets, final: Tensor, chunk: Chunk) -> Tensor:
-    """The metric of final residuals `[pair, column, d_model]`, `[pair, column]`."""
-    mine = targets.rows(chunk.lo, chunk.hi)
-    columns = None
-    plain = type(model.part(model.adapter.unembed)) is nn.Linear
-    if plan.optimise.columns and metric.facts.targets_only and plain:
-        columns = mine.columns()
-        mine = mine.within(columns)
-    logits = read_logits(model, final, columns)
-    values = metric(logits.flatten(0, 1), mine.repeated(final.shape[1]))
-    return values.reshape(final.shape[:2])
+def _size(metric: Metric, plan: Plan, bundle: Bundle, chunk: Chunk) -> float:
+    """About how many numbers a batch has in memory at once: compares batches, promises nothing."""
+    facts, group = plan.facts, plan.groups[chunk.group]
+    pairs, patches = chunk.hi - chunk.lo, len(chunk.columns)
+    starts = [plan.start(group, bundle[0].boundary, column) if plan.optimise.suffix else 0 for column in chunk.columns]
+    tokens = sum(group.length - start for start in starts)
+    scores = facts.n_heads * tokens * (tokens if plan.optimise.suffix else group.length)
+    logits = 0 if metric.facts.targets_only and plan.optimise.columns else patches * facts.vocab_size
+    return float(len(bundle) * pairs * (tokens * (4 * facts.d_model + 2 * facts.d_mlp) + scores) + pairs * logits)
 
 
 def _halves(first: int, end: int, chunk: Chunk, plan: Plan, model: LanguageModel) -> list[tuple[int, int, Chunk]]:
@@ -202,8 +213,3 @@ def _halves(first: int, end: int, chunk: Chunk, plan: Plan, model: LanguageModel
         remedy="Use fewer or shorter prompts, a smaller precision, or a device with more memory.",
         where={"tokens": length, "weight_bytes": size, "device": str(model.device)},
     )
-
-
-def _free(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

@@ -15,20 +15,25 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, overload
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from tracing.errors import ModelError, SpecError
+from tracing.errors import ModelError, OutOfMemoryError, SpecError
 from tracing.experiments.events import Panel, Tile
 from tracing.metrics import Metric, get
 from tracing.models import LanguageModel
-from tracing.patching.axes import aggregate, head_axis, layer_axis, panel, position_axis, recoverable
+from tracing.patching.axes import aggregate, head_axis, layer_axis, panel, position_axis
 from tracing.patching.baselines import Baselines, run_baselines
 from tracing.patching.batches import run_bundle
-from tracing.patching.plan import Lengths, Optimise, Plan, make_plan
+from tracing.patching.footprint import REMEDY, kept_bytes, too_large
+from tracing.patching.memory import Room, device_bytes
+from tracing.patching.plan import Lengths, Optimise, Plan, PlannedTile, make_plan
+from tracing.patching.spans import span_warnings
 from tracing.prompts import PromptPair, TokenizedPair, require_usable, tokenize_all
 from tracing.results import Grid
 
 Direction = Literal["denoising", "noising"]
+Place = tuple[int, int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,13 +51,25 @@ class Sweep:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What a reader of the maps should know."""
-        clean, corrupted = float(self.baselines.clean.mean()), float(self.baselines.corrupted.mean())
-        if recoverable(clean, corrupted):
-            return ()
-        return (
-            f"The metric {self.metric.facts.name} is {clean:.6g} on the clean prompts and {corrupted:.6g} on the "
-            "corrupted ones: too close to divide by their difference, so recovery is not a number. Read the raw plane.",
+        positions = np.arange(self.plan.n_columns)
+        lengths = np.array([pair.length for pair in self.pairs])[:, None]
+        shift = self.plan.n_columns - lengths if self.plan.from_end else 0
+        has = (positions - shift >= 0) & (positions - shift < lengths) | self.plan.per_head
+        return span_warnings(
+            self.metric.facts.name,
+            [tick.label for tick in self.panels[0].columns.ticks],
+            self.baselines.clean,
+            self.baselines.corrupted,
+            has,
+            float(torch.finfo(self.model.dtype).eps),
         )
+
+
+def place(tile: Tile | PlannedTile) -> Place:
+    """The whole rectangle of a tile: (panel, first row, first column, rows, columns)."""
+    if isinstance(tile, PlannedTile):
+        return tile.panel, tile.layer, tile.c0, 1, tile.c1 - tile.c0
+    return tile.panel, tile.r0, tile.c0, *tile.values.shape[1:]
 
 
 def prepare(
@@ -66,8 +83,13 @@ def prepare(
     positions: Literal["start", "end"] = "end",
     batch: int | Literal["auto"] = "auto",
     optimise: bool | Optimise = True,
+    max_bytes: int | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> Sweep:
-    """Tokenise, plan and run the baselines; see `sweep` for the arguments and errors."""
+    """Tokenise, plan and run the baselines; see `sweep` for the arguments and errors.
+
+    A sweep that would keep more than `max_bytes` (by default: more than the device has) is refused before it starts.
+    """
     _check_options(over, direction, positions, batch)
     tokenized = _tokenized(model, pairs)
     measure = get(metric)
@@ -84,7 +106,8 @@ def prepare(
         targets_only=measure.facts.targets_only,
     )
     _check_attention(model, plan)
-    baselines = run_baselines(model, tokenized, measure, plan, direction)
+    _check_memory(model, plan, max_bytes)
+    baselines = run_baselines(model, tokenized, measure, plan, direction, should_stop or (lambda: False))
     columns = head_axis(model.facts.n_heads) if plan.per_head else position_axis(tokenized, from_end=plan.from_end)
     panels = tuple(
         panel(
@@ -99,24 +122,27 @@ def prepare(
 def tiles(
     prepared: Sweep,
     *,
-    done: Collection[tuple[int, int, int]] = (),
+    done: Collection[Place] = (),
     should_stop: Callable[[], bool] | None = None,
 ) -> Iterator[Tile]:
     """Compute the tiles of a sweep in plan order; ends early, between two batches, once `should_stop()` is true.
 
-    `done` holds (panel, r0, c0) of tiles that need not be computed again.
+    `done` holds the rectangles (`place`) that need not be computed again. A planned tile is skipped only where its
+    very rectangle is done: tiles of another cut count for nothing. The same bits come out whatever is done, as long as
+    no batch had to be halved for want of memory.
     Raises `MetricError` where the metric is not a number, `OutOfMemoryError` where one row does not fit.
     """
-    planned = [tile for tile in prepared.plan.tiles if (tile.panel, tile.layer, tile.c0) not in done]
+    planned = [tile for tile in prepared.plan.tiles if place(tile) not in done]
     uses = Counter(tile.key for tile in planned)
     bundle_of = {tile.key: bundle for bundle in prepared.plan.bundles for tile in bundle}
     ready: dict[Any, NDArray[Any]] = {}
+    room = Room()
     for tile in planned:
         if tile.key not in ready:
             bundle = bundle_of[tile.key]
             found = run_bundle(
                 prepared.model, prepared.pairs, prepared.metric, prepared.plan, prepared.baselines, bundle,
-                should_stop or (lambda: False),
+                should_stop or (lambda: False), room,
             )  # fmt: skip
             if found is None:
                 return
@@ -192,8 +218,9 @@ def sweep(
     `over` is ("layer", "position"), or ("layer", "head") with the site z, which patches one head at every position.
     `direction`: "denoising" puts clean activations into the corrupted run, "noising" the reverse. `positions` says
     where prompts of different lengths line up. `batch` is the number of patched prompts that run together.
+    Once `should_stop()`, cells that are not computed stay NaN; before the baselines are known, `Stopped` is raised.
     Raises `PromptError` for pairs that do not align or lack a foil the metric needs, `SiteError`, `MetricError`,
-    `SpecError`, `OutOfMemoryError`.
+    `SpecError`, `OutOfMemoryError` (before anything runs, where the activations to keep exceed the device's memory).
 
     >>> from tracing.models import LanguageModel                                       # doctest: +SKIP
     >>> from tracing.patching import sweep                                             # doctest: +SKIP
@@ -205,8 +232,9 @@ def sweep(
     >>> grid.recovery.shape, grid.best()                                               # doctest: +SKIP
     """
     prepared = prepare(
-        model, pairs, metric, sites, over, direction, positions=positions, batch=batch, optimise=optimise
-    )
+        model, pairs, metric, sites, over, direction,
+        positions=positions, batch=batch, optimise=optimise, should_stop=should_stop,
+    )  # fmt: skip
     found = grids(prepared, list(tiles(prepared, should_stop=should_stop)))
     return found[0] if isinstance(sites, str) else dict(zip(prepared.plan.sites, found, strict=True))
 
@@ -231,6 +259,19 @@ def _check_attention(model: LanguageModel, plan: Plan) -> None:
         raise ModelError(
             f"The model runs attention by {used!r}, which ignores the masks that packed patches need.",
             remedy='Call model.module.set_attn_implementation("sdpa"), or sweep with Optimise(suffix=False).',
+        )
+
+
+def _check_memory(model: LanguageModel, plan: Plan, max_bytes: int | None) -> None:
+    """What a sweep keeps must fit before the first forward: on the CPU there is no second chance."""
+    limit = device_bytes(model.device) if max_bytes is None else max_bytes
+    size = kept_bytes(plan, model.dtype.itemsize)
+    if limit is not None and size > limit:
+        place = f"the memory of {model.device} has" if max_bytes is None else "the limit is"
+        raise OutOfMemoryError(
+            too_large(size, limit, plan.pairs, max(group.length for group in plan.groups), place),
+            remedy=REMEDY,
+            where={"bytes": size, "limit": limit, "pairs": plan.pairs},
         )
 
 

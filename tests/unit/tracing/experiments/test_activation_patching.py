@@ -1,6 +1,7 @@
 """The experiment: what it says in which order, what it costs, what it refuses, and that resuming loses nothing."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -9,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from tests import tiny
-from tracing.errors import MetricError, PromptError, SiteError
+from tracing.errors import MetricError, PromptError, SiteError, SpecError
 from tracing.experiments import get
 from tracing.experiments.activation_patching import ActivationPatchingSpec
 from tracing.experiments.events import Event, Log, PanelOpened, Progress, Result, Tile
@@ -105,7 +106,7 @@ def test_results_are_grids_with_a_summary(model: LanguageModel) -> None:
 
 def test_a_resumed_run_gives_the_bits_of_an_undisturbed_one(model: LanguageModel) -> None:
     undisturbed = run(model, sites=("resid_pre", "attn_out"))
-    stopped = run(model, Context(stop_after=2), sites=("resid_pre", "attn_out"))
+    stopped = run(model, Context(stop_after=2 + 2), sites=("resid_pre", "attn_out"))
     assert of(stopped, Result) == []
     stored = of(stopped, Tile)
     assert 0 < len(stored) < len(of(undisturbed, Tile))
@@ -115,6 +116,42 @@ def test_a_resumed_run_gives_the_bits_of_an_undisturbed_one(model: LanguageModel
         assert one.summary == other.summary
         for name, array in one.arrays.items():
             np.testing.assert_array_equal(array, other.arrays[name])
+
+
+def test_a_cancelled_run_ends_before_its_panels_where_the_baselines_are_not_done(model: LanguageModel) -> None:
+    events = run(model, Context(stop_after=1))
+    assert [event.kind for event in events] == ["progress"]
+
+
+def test_stored_tiles_of_another_cut_are_computed_again(model: LanguageModel) -> None:
+    undisturbed = run(model)
+    first, *rest = of(undisturbed, Tile)
+    assert first.examples is not None
+    narrow = Tile(first.panel, first.r0, first.c0, first.values[:, :, :5], first.examples[:, :, :5])
+    shifted = Tile(first.panel, first.r0, 2, first.values[:, :, 2:7] * 0, first.examples[:, :, 2:7] * 0)
+    resumed = run(model, Context([narrow, shifted, *rest]))
+    [again] = of(resumed, Tile)
+    np.testing.assert_array_equal(again.values, first.values)
+    for name, array in of(resumed, Result)[0].arrays.items():
+        np.testing.assert_array_equal(array, of(undisturbed, Result)[0].arrays[name])
+
+
+def test_cost_knows_the_bytes_that_a_run_keeps_and_a_server_may_refuse_them() -> None:
+    small, many = PromptFacts((16,) * 10), PromptFacts((16,) * 10_000)
+    one, other = (METHOD.cost(ActivationPatchingSpec(), FACTS, prompts).bytes for prompts in (small, many))
+    assert other == 1000 * one > 0
+    assert METHOD.cost(ActivationPatchingSpec(dtype="float64"), FACTS, small).bytes == 2 * one
+    cost = METHOD.cost(ActivationPatchingSpec(), FACTS, many)
+    cost.require_below(other, many)
+    with pytest.raises(SpecError, match=r"10000 prompt pairs of up to 16 tokens.*allows 0.00 GiB\. Use fewer"):
+        cost.require_below(2**20, many)
+
+
+def test_gpt2_small_with_ten_thousand_pairs_exceeds_eight_gib() -> None:
+    sizes = {"n_layers": 12, "n_heads": 12, "n_kv_heads": 12, "d_model": 768, "d_head": 64, "d_mlp": 3072}
+    facts = replace(FACTS, **sizes, vocab_size=50257, max_positions=1024)
+    size = METHOD.cost(ActivationPatchingSpec(), facts, PromptFacts((16,) * 10_000)).bytes
+    assert 20 * 2**30 < size < 25 * 2**30
 
 
 def test_equal_baselines_warn_and_leave_recovery_unknown(model: LanguageModel) -> None:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from tests.decoders import FAMILIES, gpt2, language_model
 from tracing import families
@@ -48,6 +49,43 @@ def test_checking_leaves_no_hooks_and_the_attention_as_it_was() -> None:
     families.check(model)
     assert model.attention == "sdpa"
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.module.modules())
+
+
+def state(module: nn.Module) -> list[object]:
+    """What a check might leave behind: hooks, modes, and every config's values."""
+    parts = list(module.modules())
+    return [
+        [len(part._forward_hooks) + len(part._forward_pre_hooks) for part in parts],
+        [part.training for part in parts],
+        [(part, dict(vars(part.config))) for part in parts if hasattr(part, "config")],
+    ]
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager", "flash_attention_2"])
+def test_verifying_on_load_leaves_the_module_as_it_was(attention: str) -> None:
+    module = gpt2()
+    module.config._attn_implementation = attention
+    before = state(module)
+    LanguageModel(module)
+    assert state(module) == before
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyError, KeyboardInterrupt])
+@pytest.mark.parametrize("attention", ["sdpa", "flash_attention_2"])
+def test_a_check_that_breaks_leaves_the_module_as_it_was(
+    attention: str, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = gpt2()
+    module.config._attn_implementation = attention
+    before = state(module)
+
+    def fail(*_: object, **__: object) -> None:
+        raise error("in the middle of the forward")
+
+    monkeypatch.setattr(module.transformer.h[1].mlp, "forward", fail)
+    with pytest.raises(AdapterError if error is RuntimeError else error):
+        LanguageModel(module)
+    assert state(module) == before
 
 
 def test_a_family_can_be_registered_once() -> None:

@@ -4,6 +4,7 @@ import gc
 import threading
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,13 @@ import pytest
 import torch
 
 from tests.decoders import FAMILIES, gpt2, language_model, pair, pairs
-from tracing.errors import ModelError, OutOfMemoryError, PromptError, SiteError, SpecError
+from tracing.errors import ModelError, OutOfMemoryError, PromptError, SiteError, SpecError, Stopped
 from tracing.models import LanguageModel
-from tracing.patching import Optimise, batches, capture, prepare, sweep, tiles
+from tracing.patching import Optimise, batches, capture, prepare, readout, sweep, sweeps, tiles
 from tracing.patching import plan as planning
+from tracing.patching.capture import Activations
+from tracing.patching.footprint import kept_bytes
+from tracing.patching.sweeps import place
 from tracing.prompts import PromptPair
 
 SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z")
@@ -61,9 +65,9 @@ def test_several_sites_give_a_grid_each_and_one_gives_it_bare() -> None:
     np.testing.assert_array_equal(found["z"].examples, sweep(model, several, sites="z").examples)
 
 
-def collect(model: LanguageModel, several: Any, **options: Any) -> dict[tuple[int, int, int], np.ndarray]:
+def collect(model: LanguageModel, several: Any, **options: Any) -> dict[Any, np.ndarray]:
     prepared = prepare(model, several, sites=("resid_pre", "mlp_out"), **options)
-    return {(tile.panel, tile.r0, tile.c0): tile.examples for tile in tiles(prepared)}
+    return {place(tile): tile.examples for tile in tiles(prepared)}
 
 
 def test_a_resumed_sweep_computes_only_the_missing_tiles_and_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,14 +76,11 @@ def test_a_resumed_sweep_computes_only_the_missing_tiles_and_the_same_bits(monke
     model, several = language_model("llama"), pairs(7)
     undisturbed = collect(model, several)
     done = set(list(undisturbed)[::2])
-    rest = {
-        (tile.panel, tile.r0, tile.c0): tile
-        for tile in tiles(prepare(model, several, sites=("resid_pre", "mlp_out")), done=done)
-    }
+    rest = {place(tile): tile for tile in tiles(prepare(model, several, sites=("resid_pre", "mlp_out")), done=done)}
     assert len(undisturbed) > 12
     assert rest.keys() == undisturbed.keys() - done
-    for place, tile in rest.items():
-        np.testing.assert_array_equal(tile.examples, undisturbed[place])
+    for where, tile in rest.items():
+        np.testing.assert_array_equal(tile.examples, undisturbed[where])
 
 
 def test_a_resumed_sweep_gives_the_same_bits_where_layers_run_together() -> None:
@@ -87,10 +88,19 @@ def test_a_resumed_sweep_gives_the_same_bits_where_layers_run_together() -> None
     sites = ("resid_pre", "resid_post", "attn_out")
     whole = prepare(model, one, sites=sites)
     assert max(map(len, whole.plan.bundles)) > 1
-    undisturbed = {(tile.panel, tile.r0, tile.c0): tile.examples for tile in tiles(whole)}
+    undisturbed = {place(tile): tile.examples for tile in tiles(whole)}
     for missing in undisturbed:
         [tile] = tiles(prepare(model, one, sites=sites), done=undisturbed.keys() - {missing})
         np.testing.assert_array_equal(tile.examples, undisturbed[missing])
+
+
+def test_a_tile_of_another_cut_is_not_taken_for_the_planned_one() -> None:
+    model, several = language_model("llama"), pairs(7)
+    prepared = prepare(model, several)
+    panel, row, c0, rows, columns = place(next(tiles(prepared)))
+    narrower = (panel, row, c0, rows, columns - 1)
+    assert (panel, row, c0) in {place(tile)[:3] for tile in tiles(prepared, done={narrower})}
+    assert (panel, row, c0) not in {place(tile)[:3] for tile in tiles(prepared, done={(*narrower[:4], columns)})}
 
 
 def test_a_stopped_sweep_ends_between_two_batches() -> None:
@@ -102,8 +112,21 @@ def test_a_stopped_sweep_ends_between_two_batches() -> None:
 
 
 def test_a_stopped_sweep_leaves_the_other_cells_unknown() -> None:
-    grid = sweep(language_model("gpt2"), pairs(), should_stop=lambda: True)
+    model, several = language_model("gpt2"), pairs()
+    asked = iter([False] * 2 * len(prepare(model, several).plan.groups) + [True] * 1000)
+    grid = sweep(model, several, should_stop=lambda: next(asked))
     assert np.isnan(grid.raw).all()
+
+
+def test_baselines_stop_between_two_forwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capture, "TOKENS_A_FORWARD", 10)
+    forwards: list[None] = []
+    one_forward = capture._capture
+    monkeypatch.setattr(capture, "_capture", lambda *a: (forwards.append(None), one_forward(*a))[1])
+    several = [pair([1, 2, 3, n], [1, 5, 3, n], (9,), (10,), n) for n in range(1, 9)]
+    with pytest.raises(Stopped):
+        sweep(language_model("gpt2"), several, should_stop=lambda: len(forwards) >= 3)
+    assert len(forwards) == 3
 
 
 def test_sweeps_in_several_threads_on_one_model_give_the_same_values() -> None:
@@ -176,6 +199,26 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(monkeypatch: pytest.M
     np.testing.assert_allclose(sweep(model, several).examples, whole.examples, atol=1e-12)
 
 
+def test_a_size_that_did_not_fit_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = language_model("gpt2", torch.float64)
+    several = [pair([1, 2, 3, n], [4, 5, 6, n + 20], (9,), (10,), n) for n in range(1, 17)]
+    prepared = prepare(model, several, batch=16)
+    sizes: list[int] = []
+    run = limited(40, batches.run_suffix)
+
+    def counted(given: Any, entries: Any, *rest: Any, **options: Any) -> Any:
+        sizes.append(sum(hidden.shape[0] * hidden.shape[1] for _, hidden in entries))
+        return run(given, entries, *rest, **options)
+
+    whole = {place(tile): tile.examples for tile in tiles(prepared)}
+    monkeypatch.setattr(batches, "run_suffix", counted)
+    for tile in tiles(prepared):
+        np.testing.assert_allclose(tile.examples, whole[place(tile)], atol=1e-12)
+    refused = [size for size in sizes if size > 40]
+    assert len(prepared.plan.bundles) > 2
+    assert len(refused) == len(set(refused)), "a batch of a size that had failed was tried again"
+
+
 def test_one_patch_that_does_not_fit_says_the_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "run_suffix", limited(3, batches.run_suffix))
     with pytest.raises(OutOfMemoryError, match=r"One patched prompt of \d tokens does not fit.*cpu") as caught:
@@ -183,13 +226,93 @@ def test_one_patch_that_does_not_fit_says_the_sizes(monkeypatch: pytest.MonkeyPa
     assert caught.value.where["weight_bytes"]
 
 
-def test_baselines_that_do_not_fit_say_the_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+NO_MEMORY = (
+    torch.OutOfMemoryError("CUDA out of memory."),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory: you tried to"),
+)
+
+
+@pytest.mark.parametrize("error", NO_MEMORY, ids=["cuda", "cpu"])
+def test_baselines_that_do_not_fit_say_the_sizes(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> Any:
-        raise torch.OutOfMemoryError("CUDA out of memory.")
+        raise error
 
     monkeypatch.setattr(capture, "_capture", full)
     with pytest.raises(OutOfMemoryError, match=r"activations of 1 prompts of 5 tokens"):
         sweep(language_model("gpt2"), pairs())
+
+
+def test_a_sweep_that_would_keep_too_much_is_refused_before_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, several = language_model("gpt2"), pairs()
+    size = kept_bytes(prepare(model, several).plan, 4)
+    prepare(model, several, max_bytes=size)
+    with pytest.raises(OutOfMemoryError, match=r"GiB of activations of 5 prompt pairs of up to 8 tokens.*fewer") as got:
+        prepare(model, several, max_bytes=size - 1)
+    assert got.value.where["bytes"] == size
+    monkeypatch.setattr(sweeps, "device_bytes", lambda _: size - 1)
+    monkeypatch.setattr(capture, "_capture", lambda *_: 1 / 0)
+    with pytest.raises(OutOfMemoryError, match="the memory of cpu has"):
+        sweep(model, several)
+
+
+def stored(found: Activations) -> dict[int, int]:
+    """Bytes of every block of memory that activations hold on to, by address."""
+    every = [*found.keys, *found.values, *(tensor for kept in found.sites.values() for tensor in kept)]
+    return {kept.data_ptr(): kept.nbytes() for kept in (tensor.untyped_storage() for tensor in every)}
+
+
+@pytest.mark.parametrize("optimise", [True, False])
+@pytest.mark.parametrize("sites", [*((site,) for site in SITES), SITES, "heads"], ids=str)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_kept_is_what_the_plan_says(family: str, sites: Any, optimise: bool) -> None:
+    model = language_model(family)
+    several = [pair([1, 2, 3, 4, n], [1, 5, 3, 6, n], (9,), (10,), n) for n in range(1, 9)]
+    over = ("layer", "head") if sites == "heads" else ("layer", "position")
+    prepared = prepare(model, several, sites="z" if sites == "heads" else sites, over=over, optimise=optimise)
+    [runs] = prepared.baselines.groups
+    beside = 8 * 32 * 4 + 8 * prepared.plan.cells * 4
+    held = sum((stored(runs.source) | stored(runs.destination)).values())
+    assert held + beside == kept_bytes(prepared.plan, 4)
+
+
+def test_only_a_metric_that_compares_with_the_clean_run_gets_its_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, several = language_model("gpt2"), pairs(2)
+    seen: dict[str, set[bool]] = {}
+
+    def watched(metric: str) -> None:
+        seen[metric] = set()
+        prepared = prepare(model, several, metric)
+        function = prepared.metric.function
+
+        def spy(logits: Any, targets: Any) -> Any:
+            seen[metric].add(targets.reference is not None)
+            return function(logits, targets)
+
+        list(tiles(replace(prepared, metric=replace(prepared.metric, function=spy))))
+
+    for metric in ("prob", "log_prob", "rank", "accuracy", "logit_diff", "kl_divergence"):
+        watched(metric)
+    assert {metric for metric, references in seen.items() if references == {True}} == {"kl_divergence"}
+    assert {metric for metric, references in seen.items() if references == {False}} == seen.keys() - {"kl_divergence"}
+
+
+def test_logits_of_all_pairs_are_never_there_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = language_model("gpt2", torch.float64)
+    several = [pair([1, 2, 3, n], [1, 5, 3, n], (9,), (10,), n) for n in range(1, 9)]
+    whole = sweep(model, several, "kl_divergence")
+    rows: list[int] = []
+    read = readout.read_logits
+
+    def counted(given: Any, final: Any, columns: Any = None) -> Any:
+        rows.append(final.shape[0])
+        return read(given, final, columns)
+
+    monkeypatch.setattr(readout, "read_logits", counted)
+    monkeypatch.setattr("tracing.patching.baselines.LOGITS_A_BATCH", 3 * 97)
+    monkeypatch.setattr(planning, "LOGITS_A_BATCH", 3 * 97)
+    sliced = sweep(model, several, "kl_divergence")
+    assert max(rows) == 3
+    np.testing.assert_allclose(sliced.examples, whole.examples, atol=1e-12)
 
 
 def test_baselines_in_slices_are_those_of_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,6 +375,22 @@ def test_equal_baselines_are_warned_about() -> None:
     prepared = prepare(model, [pair([1, 2], [1, 3], (5,))], "accuracy")
     assert "too close to divide" in prepared.warnings[0]
     assert np.isnan(sweep(model, prepared.pairs, "accuracy").recovery).all()
+
+
+def test_columns_that_divide_by_almost_nothing_are_named() -> None:
+    model = language_model("gpt2", torch.float64)
+    short = [pair([1, 2, 3], [1, 5, 3], (9,), (10,), 1), pair([1, 5, 3], [1, 2, 3], (9,), (10,), 2)]
+    long = [pair([4, 1, 2, 3], [4, 1, 5, 3], (9,), (10,), 3)]
+    assert prepare(model, long).warnings == ()
+    assert prepare(model, [*short, *long]).warnings == ()
+    cancelling = [pair([4, *one.clean_ids], [4, *one.corrupted_ids], (9,), (10,), n) for n, one in enumerate(short, 4)]
+    prepared = prepare(model, [pair([1, 2, 3], [1, 5, 3], (9,), (10,), 1), *cancelling])
+    assert len(prepared.warnings) == 1
+    assert "In column 0 ('4') the clean and corrupted logit_diff" in prepared.warnings[0]
+    assert "recovery is not a number" in prepared.warnings[0]
+    [grid] = sweeps.grids(prepared, list(tiles(prepared)))
+    assert np.isnan(grid.recovery[:, 0]).all()
+    assert np.isfinite(grid.recovery[:, 1:]).all()
 
 
 def test_bfloat16_models_sweep_with_metrics_in_float32() -> None:
