@@ -89,7 +89,12 @@ def load_module(folder: Path, *, dtype: torch.dtype, device: torch.device) -> nn
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"The model in {folder.name!r} cannot be loaded: {error}.") from error
+        raise ModelError(
+            f"The model in {folder.name!r} cannot be loaded: {_without_path(str(error), folder)}.",
+            remedy="Check that config.json and the weights belong together, or save the model again with "
+            "save_pretrained(folder).",
+            where={"folder": folder.name},
+        ) from error
     module, info = loaded
     missing = sorted(info["missing_keys"])
     if missing:
@@ -100,3 +105,10 @@ def load_module(folder: Path, *, dtype: torch.dtype, device: torch.device) -> nn
         )
     assert isinstance(module, nn.Module)
     return module.to(device)
+
+
+def _without_path(text: str, folder: Path) -> str:
+    """`text` with the folder's name where it has the folder's place on this machine: failures are shown to people."""
+    for place in sorted({str(folder.resolve()), str(folder.absolute())}, key=len, reverse=True):
+        text = text.replace(place, folder.name)
+    return text.removesuffix(".")

@@ -72,6 +72,15 @@ def test_weights_that_lack_a_tensor_are_refused(saved: Path) -> None:
         LanguageModel(saved)
 
 
+def test_no_message_tells_where_the_folder_is_on_this_machine(saved: Path) -> None:
+    (saved / "model.safetensors").rename(saved / "other.safetensors")  # transformers quotes the path it looked in
+    with pytest.raises(ModelError, match="cannot be loaded") as raised:
+        LanguageModel(saved)
+    assert "'tiny'" in str(raised.value)
+    assert str(saved.parent) not in str(raised.value)
+    assert raised.value.remedy
+
+
 def test_truncated_weights_are_refused(saved: Path) -> None:
     file = saved / "model.safetensors"
     file.write_bytes(file.read_bytes()[:2000])
