@@ -57,7 +57,9 @@ def test_an_identical_run_is_answered_from_the_first_unless_forced(
 ) -> None:
     first = api.post(RUNS, body).json()
     Run.objects.filter(pk=first["id"]).update(status=Status.SUCCEEDED, finished_at=timezone.now(), summary={"best": 1})
-    assert api.post(PREVIEW, body).json()["reuse"] == first["id"]
+    Run.objects.filter(pk=first["id"]).update(provenance={"device": "cuda", "device_name": "A GPU"})
+    offer = api.post(PREVIEW, body).json()
+    assert (offer["reuse"], offer["reuse_device"]) == (first["id"], "A GPU")
     again = api.post(RUNS, body).json()
     assert (again["status"], again["reused_from"], again["summary"]) == ("succeeded", first["id"], {"best": 1})
     forced = api.post(RUNS, {**body, "force": True}).json()
@@ -72,6 +74,7 @@ def test_a_clone_knows_its_origin(api: APIClient, body: dict[str, Any], problem:
 def test_a_preview_tells_cost_time_and_place(api: APIClient, body: dict[str, Any]) -> None:
     found = api.post(PREVIEW, body).json()
     assert (found["cells"], found["seconds"], found["calibrated"], found["reuse"]) == (39, None, False, None)
+    assert found["reuse_device"] is None
     assert 0 < found["flops"] < found["naive_flops"]
     assert found["queue"]["position"] == 1
     WorkerFactory(models_available=["tiny"], flops_per_second=found["flops"] / 2)

@@ -17,7 +17,7 @@ from interp_app.core.idempotency import HEADER, once
 from interp_app.core.metrics import RUNS_SUBMITTED
 from interp_app.core.models import User
 from interp_app.core.pagination import KeysetPagination
-from interp_app.runs import planning, queue, selectors, services
+from interp_app.runs import planning, provenance, queue, selectors, services
 from interp_app.runs.api import serializers as forms
 from interp_app.runs.details import run_detail
 from interp_app.runs.models import Run
@@ -161,6 +161,7 @@ class RunPreview(ApiView):
                 "calibrated": seconds is not None,
                 "queue": {"position": position, "reason": reason},
                 "reuse": str(same.pk) if same else None,
+                "reuse_device": provenance.device_of(same) if same else None,
             }
         )
 

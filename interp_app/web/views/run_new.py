@@ -10,7 +10,7 @@ from django.views.decorators.http import require_http_methods
 from interp_app.catalog import selectors as catalog
 from interp_app.catalog import shapes
 from interp_app.core.errors import ServiceError
-from interp_app.runs import planning, selectors, services
+from interp_app.runs import planning, provenance, selectors, services
 from interp_app.runs.models import Run
 from interp_app.runs.queue import would_queue
 from interp_app.web.forms.run import PREFIX, RunForm, initial_params
@@ -81,13 +81,15 @@ def _preview(request: HttpRequest, form: RunForm) -> dict[str, Any]:
     )
     position, reason = would_queue(model, request.user)
     return {
+    same = services.identical_run(request.user, plan.spec_hash)  # type: ignore[arg-type]
         "cells": plan.cost.cells,
         "flops": plan.cost.flops,
         "speedup": plan.cost.naive_flops / plan.cost.flops if plan.cost.flops else None,
         "seconds": selectors.estimate_seconds(plan.method.name, model, plan.cost),
         "position": position,
         "reason": reason,
-        "reuse": services.identical_run(request.user, plan.spec_hash),  # type: ignore[arg-type]
+        "reuse": same,
+        "reuse_device": provenance.device_of(same) if same else "",
     }
 
 

@@ -118,7 +118,9 @@ def test_an_identical_run_is_answered_at_once(ada: Client, filled: dict[str, obj
     ada.post("/runs/new/", filled)
     first = Run.objects.get()
     first.status, first.started_at, first.finished_at = Status.SUCCEEDED, first.created_at, first.created_at
+    first.provenance = {"device_name": "A GPU"}
     first.save()
+    assert "has succeeded on A GPU" in ada.post("/runs/new/", {**filled, "action": "preview"}).text
     response = ada.post("/runs/new/", filled, follow=True)
     assert Run.objects.exclude(pk=first.pk).get().reused_from == first
     assert "identical run had succeeded" in response.text
