@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from django.conf import settings
 from pydantic import ValidationError
 
 from interp_app.catalog import selectors as catalog
@@ -46,6 +47,7 @@ def plan(*, model: ModelSource, prompts: PromptSetVersion, method: str, params: 
     try:
         spec.check_pairs(catalog.pairs_of(prompts))
         cost = found.cost(spec, facts, sizes)
+        cost.require_below(settings.MAX_RUN_BYTES, sizes)
     except TracingError as error:
         field = "prompts" if isinstance(error, PromptError) else "params"
         raise ServiceError.from_tracing(error, field=field) from error

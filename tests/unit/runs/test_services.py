@@ -72,6 +72,15 @@ def test_a_bad_request_names_the_field_and_queues_nothing(submit, changes, code,
     assert not Run.objects.exists()
 
 
+def test_a_run_that_would_keep_too_much_memory_is_refused_before_it_queues(submit, settings):
+    settings.MAX_RUN_BYTES = 1000
+    error = refused(submit)
+    assert error.code == "spec_invalid"
+    assert "prompt pairs of up to 13 tokens" in error.message
+    assert "fewer or shorter prompt pairs" in error.remedy
+    assert not Run.objects.exists()
+
+
 def test_misaligned_prompts_are_refused_before_they_queue(submit):
     bad = [{"clean": "Mary went", "corrupted": "Mary", "answer": ["Mary"], "foil": [], "label": ""}]
     error = refused(submit, prompts=PromptSetVersionFactory(pairs=bad))
@@ -129,6 +138,20 @@ def test_force_computes_again(submit):
 def test_an_identical_run_that_is_not_visible_is_not_used(submit, colleague):
     finish(submit(visibility=Visibility.PRIVATE))
     assert submit(owner=colleague).reused_from is None
+
+
+def test_an_administrator_is_not_answered_from_the_private_run_of_another(submit, lab_admin):
+    first = finish(submit(visibility=Visibility.PRIVATE))
+    assert submit(owner=lab_admin).reused_from is None
+    Run.objects.filter(pk=first.pk).update(visibility=Visibility.LAB)
+    assert submit(owner=lab_admin).reused_from == first
+
+
+@pytest.mark.parametrize("fields", [{"title": "a\0b"}, {"tags": ["a\0b"]}])
+def test_a_zero_byte_is_refused_before_the_database_would(submit, fields):
+    run = submit()
+    with pytest.raises(ServiceError, match="zero byte"):
+        services.update_run(run=run, actor=run.owner, **fields)
 
 
 @pytest.mark.parametrize("status", [Status.QUEUED, Status.FAILED, Status.CANCELLED])
