@@ -54,7 +54,7 @@ SUITES = (
         folder=ROOT / "frontend",
     ),
     pytest("unit", "tests/unit", "tests/parity", "tests/api", "tests/ws", "-n", "2", limit_seconds=900),
-    pytest("system", "tests/system", limit_seconds=600),
+    pytest("system", "tests/system", limit_seconds=1200),
     pytest("e2e", "tests/e2e", limit_seconds=600),
 )  # fmt: skip
 
@@ -84,8 +84,8 @@ def read_report(suite: Suite, outcome: Outcome) -> None:
             outcome.passed += 1
         else:
             outcome.skipped += 1
-            reason = skip.get("message", "")
-            if os.environ.get("CI") and "shared" in reason:
+            if os.environ.get("CI"):
+                reason = skip.get("message") or "no reason given"
                 outcome.problems.append(f"{name} was skipped in CI: {reason}")
 
 

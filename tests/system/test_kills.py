@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +28,14 @@ def rows_of(lab: Lab, run: str) -> list[tuple]:
     found = lab.sql("SELECT * FROM runs_run WHERE id = %s", run)
     found += lab.sql("SELECT * FROM runs_runevent WHERE run_id = %s ORDER BY seq", run)
     return found + lab.sql("SELECT * FROM runs_tile WHERE run_id = %s ORDER BY seq", run)
+
+
+def is_running(pid: int) -> bool:
+    """Whether the process exists and is more than an entry that nobody has collected yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1][0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def assert_log_is_gapless(lab: Lab, run: str) -> None:
@@ -54,6 +63,28 @@ def test_a_killed_worker_is_replaced_by_another(lab: Lab, undisturbed: list[byte
     ended = lab.wait_for(run, "succeeded", seconds=90)
     assert ended["attempt"] == 2
     assert lab.cells(run) == undisturbed
+
+
+def test_a_worker_killed_with_all_its_processes_leaves_a_run_that_the_next_one_ends(lab: Lab, undisturbed: list[bytes]):
+    worker = lab.start_worker("gone")
+    run = lab.submit()
+    lab.wait_for_cells(run)
+    pool = worker.pool_process()
+    worker.kill_all()
+    eventually(lambda: not is_running(pool), seconds=10, what="the pool process has ended")
+    waiting = lab.wait_for(run, "queued", seconds=LEASE_SECONDS + 30)  # nobody but the web process can see to that
+    lab.start_worker("next")
+    ended = lab.wait_for(run, "succeeded", seconds=90)
+    ((told,),) = lab.sql(
+        "SELECT payload->>'reason' FROM runs_runevent WHERE run_id = %s AND payload->>'status' = 'queued'"
+        " AND payload->>'attempt' = '1'",
+        run,
+    )
+    assert waiting["queue"]["reason"].startswith("No worker is online")
+    assert "the worker stopped answering. The run is queued again. No other worker is online." in told
+    assert (ended["attempt"], ended["cells_done"]) == (2, ended["cells_total"])
+    assert lab.cells(run) == undisturbed
+    assert_log_is_gapless(lab, run)
 
 
 def test_redis_killed_mid_run_costs_nothing_and_the_queue_goes_on_by_itself(lab: Lab, undisturbed: list[bytes]):
@@ -120,9 +151,10 @@ def test_a_worker_that_is_told_to_stop_gives_its_run_back_without_a_loss(lab: La
 
 
 def test_a_run_that_always_loses_its_worker_fails_and_blocks_nobody(lab: Lab):
-    worker = lab.start_worker(PATCHBAY_RUN_MAX_LOSSES="1")
+    worker = lab.start_worker()
     run = lab.submit()
     lab.wait_for_cells(run)
+    lab.sql("UPDATE runs_run SET losses = 2 WHERE id = %s", run)  # it was lost twice before
     os.kill(worker.pool_process(), signal.SIGKILL)
     failure = lab.wait_for(run, "failed", seconds=60)["failure"]
     lab.wait_for(lab.submit(params={"sites": ["resid_pre"]}), "succeeded", seconds=90)
