@@ -50,6 +50,11 @@ describe('pairs out of a text', () => {
     expect(pairsFromText(text)).toEqual([{ clean: 'a', corrupted: 'b', answer: [' x'], foil: [' y', ' z'] }]);
   });
 
+  it('takes the quote of a downloaded formula away, and no other', () => {
+    const text = "clean,corrupted,answer,foil\n'=1+1,'s,' -3,''+x\n";
+    expect(pairsFromText(text)).toEqual([{ clean: '=1+1', corrupted: "'s", answer: [' -3'], foil: ["'+x"] }]);
+  });
+
   it('reads CSV with quotes, spaces that count, and several answers', () => {
     const text = '\ufeffclean,corrupted,answer,foil\r\n"a, ""b""",c, x| y,\r\n';
     expect(pairsFromText(text)).toEqual([{ clean: 'a, "b"', corrupted: 'c', answer: [' x', ' y'], foil: [] }]);

@@ -1,7 +1,8 @@
 """Prompt pairs from what people upload or type: JSON Lines or CSV, with limits, and errors that name the row.
 
 JSONL: one object a line with the fields of a pair (`answer` and `foil` may be lists).
-CSV: a header with clean, corrupted, answer and optionally foil and label; several answers are separated by `|`.
+CSV: a header with clean, corrupted, answer and optionally foil and label; several answers are separated by `|`; the
+quote that a download puts before a formula is taken away again.
 Leading spaces are kept everywhere: they are part of the tokens.
 """
 
@@ -14,6 +15,7 @@ from typing import IO, Any
 
 from pydantic import ValidationError
 
+from interp_app.catalog import csv_pairs
 from interp_app.core.errors import ServiceError
 from tracing.prompts import PromptPair
 
@@ -99,10 +101,10 @@ def _csv_rows(text: str) -> Iterator[tuple[int, Any]]:
                 continue
             if len(values) != len(header):
                 raise _row_error(reader.line_num, f"has {len(values)} cells, the header has {len(header)}")
-            row: dict[str, Any] = dict(zip(header, values, strict=True))
+            row: dict[str, Any] = dict(zip(header, map(csv_pairs.unquoted, values), strict=True))
             for name in ("answer", "foil"):
                 if name in row:
-                    row[name] = [word for word in row[name].split("|") if word]
+                    row[name] = csv_pairs.split(row[name])
             yield reader.line_num, row
     except csv.Error as error:
         raise _row_error(reader.line_num, f"is not valid CSV ({error})") from error

@@ -9,7 +9,7 @@ inside Django comes too late. Three parts, one for each place where bytes arrive
 3. `LimitUploads` stops a form's files at their own, smaller limit while they are parsed.
 """
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from django.core.exceptions import RequestDataTooBig
@@ -18,10 +18,10 @@ from django.http import HttpRequest, HttpResponse
 
 from interp_app.core.problems import http_problem, too_large
 
-Message = MutableMapping[str, Any]
+Message = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-AsgiApp = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+AsgiApp = Callable[[dict[str, Any], Receive, Send], Awaitable[None]]
 GetResponse = Callable[[HttpRequest], HttpResponse]
 
 MAX_BODY_BYTES: Final = 8 * 2**20
@@ -39,7 +39,7 @@ class CappedBodies:
     def __init__(self, app: AsgiApp) -> None:
         self._app = app
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         announced = _announced(scope)
         taken = 0
         scope[CUT] = announced > MAX_BODY_BYTES
@@ -69,7 +69,7 @@ class CappedBodies:
         await self._app(scope, capped, closing)
 
 
-def _announced(scope: MutableMapping[str, Any]) -> int:
+def _announced(scope: dict[str, Any]) -> int:
     length = dict(scope.get("headers", ())).get(b"content-length", b"0")
     return int(length) if length.isdigit() else 0
 

@@ -40,7 +40,7 @@ function listOf(value: unknown): string[] {
 }
 
 function fromCsv(text: string): PairInput[] {
-  const [header, ...rows] = csvRows(text);
+  const [header, ...rows] = csvRows(text).map((row) => row.map(unquoted));
   if (!header) return [];
   const place = (name: string): number => header.findIndex((cell) => cell.trim().toLowerCase() === name);
   const [clean, corrupted, answer, foil] = [place('clean'), place('corrupted'), place('answer'), place('foil')];
@@ -53,6 +53,11 @@ function fromCsv(text: string): PairInput[] {
       answer: wordsOf(row[answer] ?? ''),
       foil: wordsOf(row[foil] ?? ''),
     }));
+}
+
+/** Without the quote that keeps a download's cell from being a formula (interp_app/catalog/csv_pairs.py). */
+function unquoted(cell: string): string {
+  return /^'+ *[=+\-@\t\r\n]/u.test(cell) ? cell.slice(1) : cell;
 }
 
 /** RFC 4180: quoted cells may hold commas, line ends and doubled quotes. */

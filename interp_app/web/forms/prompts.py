@@ -13,6 +13,7 @@ from django.core.files.uploadedfile import UploadedFile
 from django.forms.utils import ErrorDict
 from django.http import QueryDict
 
+from interp_app.catalog.csv_pairs import joined, split
 from interp_app.catalog.uploads import MAX_UPLOAD_BYTES, parse, read_upload
 from interp_app.core.errors import ServiceError
 from interp_app.core.visibility import Visibility
@@ -45,8 +46,8 @@ class HandRow:
         return {
             "clean": self.clean,
             "corrupted": self.corrupted,
-            "answer": [word for word in self.answer.split("|") if word],
-            "foil": [word for word in self.foil.split("|") if word],
+            "answer": split(self.answer),
+            "foil": split(self.foil),
         }
 
 
@@ -168,9 +169,9 @@ def rows_from_post(data: QueryDict, *, more: bool) -> list[HandRow]:
 
 
 def rows_from_pairs(pairs: list[PromptPair]) -> list[HandRow]:
-    """Rows holding these pairs, for editing a small set by hand."""
+    """Rows holding these pairs, which fit CSV, for editing a small set by hand."""
     return [
-        HandRow(number, pair.clean, pair.corrupted, "|".join(pair.answer), "|".join(pair.foil))
+        HandRow(number, pair.clean, pair.corrupted, joined(pair.answer), joined(pair.foil))
         for number, pair in enumerate(pairs, start=1)
     ]
 

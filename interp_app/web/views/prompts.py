@@ -1,7 +1,5 @@
 """Prompt sets: the list, a version with its tokens and alignment, downloads, making one and adding versions."""
 
-import csv
-import io
 from typing import Any, Final
 
 from django.contrib import messages
@@ -10,8 +8,9 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from interp_app.catalog import selectors, services, shapes
+from interp_app.catalog import csv_pairs, selectors, services, shapes
 from interp_app.catalog.models import ModelSource, PromptSet, PromptSetVersion
+from interp_app.catalog.uploads import MAX_UPLOAD_BYTES
 from interp_app.core.errors import ServiceError, not_allowed
 from interp_app.web.forms.prompts import PromptSetForm, rows_from_pairs, rows_from_post, text_from_pairs
 from interp_app.web.http import add_service_error, member_page, page, tell
@@ -19,6 +18,7 @@ from interp_app.web.pair_tables import pair_lines, problems_by_pair, version_pro
 
 PAIRS_A_PAGE: Final = 50
 EDIT_BY_HAND_UP_TO: Final = 12
+NO_CSV: Final = "An answer of these pairs has a “|” in it, which separates answers in CSV."
 
 
 @require_safe
@@ -58,6 +58,7 @@ def prompt_version(request: HttpRequest, id_: Any, number: int) -> HttpResponse:
         "models": models,
         "model": model,
         "shown": shown,
+        "fit_csv": csv_pairs.fit_csv(pairs),
         "can_edit": PromptSet.objects.editable_by(request.user).filter(pk=version.prompt_set_id).exists(),
         **_checked_lines(model, version, list(shown.object_list), max(shown.start_index() - 1, 0)),
     }
@@ -95,20 +96,13 @@ def download(request: HttpRequest, id_: Any, number: int, suffix: str) -> HttpRe
     pairs = selectors.pairs_of(version)
     if suffix == "jsonl":
         response = HttpResponse(text_from_pairs(pairs), content_type="application/x-ndjson; charset=utf-8")
+    elif csv_pairs.fit_csv(pairs):
+        response = HttpResponse(csv_pairs.csv_of(pairs), content_type="text/csv; charset=utf-8")
     else:
-        response = HttpResponse(_csv(pairs), content_type="text/csv; charset=utf-8")
+        raise ServiceError("no_csv", NO_CSV, "Download them as JSON Lines.", status=409)
     name = version.prompt_set.slug or f"prompts-{version.prompt_set_id}"
     response["Content-Disposition"] = f'attachment; filename="{name}-v{version.number}.{suffix}"'
     return response
-
-
-def _csv(pairs: list[Any]) -> str:
-    out = io.StringIO()
-    writer = csv.writer(out)
-    writer.writerow(("clean", "corrupted", "answer", "foil", "label"))
-    for pair in pairs:
-        writer.writerow((pair.clean, pair.corrupted, "|".join(pair.answer), "|".join(pair.foil), pair.label))
-    return out.getvalue()
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -196,7 +190,8 @@ def _posted_form(request: HttpRequest) -> PromptSetForm:
 
 def _form_of(version: PromptSetVersion) -> PromptSetForm:
     pairs = selectors.pairs_of(version)
-    by_hand = len(pairs) <= EDIT_BY_HAND_UP_TO and not any(pair.label for pair in pairs)
+    few = len(pairs) <= EDIT_BY_HAND_UP_TO
+    by_hand = few and csv_pairs.fit_csv(pairs) and not any(pair.label for pair in pairs)
     prompt_set = version.prompt_set
     return PromptSetForm(
         models=list(selectors.allowed_models()),
@@ -240,5 +235,6 @@ def _alignment(form: PromptSetForm) -> list[Any]:
 def _form_page(request: HttpRequest, form: PromptSetForm, version: PromptSetVersion | None) -> HttpResponse:
     failed = form.is_bound and request.POST.get("action", "save") == "save"
     models = [shapes.model(model) for model in selectors.allowed_models()]
-    context = {"form": form, "version": version, "check_props": {"models": models, "api": "/api/v1/"}}
+    check = {"models": models, "api": "/api/v1/", "max_bytes": MAX_UPLOAD_BYTES}
+    context = {"form": form, "version": version, "check_props": check}
     return render(request, "web/prompt_form.html", context, status=400 if failed else 200)

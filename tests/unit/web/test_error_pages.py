@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 from django.conf import settings
 from django.core.exceptions import RequestDataTooBig
+from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client, RequestFactory
 
+from interp_app.catalog.models import PromptSetVersion
 from interp_app.core.models import User
 from interp_app.web.views import errors
 
@@ -17,6 +19,26 @@ def test_what_does_not_exist_says_what_to_try(client: Client, db: None) -> None:
     assert "sign in first" in response.text
 
 
+@pytest.mark.parametrize("path", ["/prompts/?q=%00", "/runs/?model=%00", "/runs/?q=a%00b", "/login/?next=%00"])
+def test_a_zero_byte_in_an_address_is_a_400(ada: Client, path: str) -> None:
+    response = ada.get(path)
+    assert response.status_code == 400
+    assert "could not read this request" in response.text
+
+
+def test_a_zero_byte_in_an_address_of_the_api_is_a_problem(ada: Client) -> None:
+    response = ada.get("/api/v1/runs/?q=%00")
+    assert (response.status_code, response.json()["code"]) == (400, "query_invalid")
+
+
+@pytest.mark.parametrize("number", ["²", "١", "9" * 30, "9" * 5000, "-1", "x"])
+def test_a_version_that_is_no_number_is_left_out_of_the_form(
+    ada: Client, prompts: PromptSetVersion, number: str
+) -> None:
+    response = ada.get("/runs/new/", {"prompts": f"{prompts.prompt_set_id}@{number}"})
+    assert response.status_code == 200
+
+
 @pytest.mark.parametrize("path", ["/runs/01890a5d-ac96-774b-bcce-b302099a8057/", "/runs/new/?from=x", "/models/none/"])
 def test_what_is_not_there_is_a_404(ada: Client, path: str) -> None:
     assert ada.get(path).status_code == 404
@@ -24,6 +46,13 @@ def test_what_is_not_there_is_a_404(ada: Client, path: str) -> None:
 
 def test_a_text_that_is_too_large_is_a_413_with_a_way_out(ada: Client) -> None:
     response = ada.post("/prompts/new/", {"title": "Large", "pairs_text": "x" * (7 * 2**20)})
+    assert response.status_code == 413
+    assert "at most 5 MB" in response.text
+
+
+def test_an_upload_of_20_mb_is_a_413_whoever_sends_it(client: Client, db: None) -> None:
+    file = SimpleUploadedFile("pairs.csv", b"x" * (20 * 2**20))
+    response = client.post("/prompts/new/", {"title": "Large", "file": file})
     assert response.status_code == 413
     assert "at most 5 MB" in response.text
 

@@ -10,6 +10,7 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 
 from interp_app.catalog.models import ModelSource, PromptSet, PromptSetVersion
+from interp_app.core.models import User
 from tests.factories import PromptSetFactory, PromptSetVersionFactory
 from tests.unit.web.conftest import PAIR
 
@@ -85,7 +86,7 @@ def test_a_bad_form_says_what_is_wrong_and_keeps_what_was_typed(
         ("pairs.csv", CSV.encode("utf-16"), "not UTF-8"),
         ("pairs.csv", CSV.replace("Mary", "Zoë").encode("latin-1"), "on line 2"),
         ("pairs.xlsx", b"PK", "neither CSV nor JSON Lines"),
-        ("pairs.csv", b"x" * (20 * 2**20), "larger than 5 MB"),
+        ("pairs.csv", b"x" * (5 * 2**20 + 1), "larger than 5 MB"),
         ("pairs.csv", b"clean,corrupted,answer\n", "no prompt pairs"),
         ("pairs.csv", CSV.encode() + b"too,few\n", "Row 3 has 2 cells"),
     ],
@@ -184,6 +185,34 @@ def test_downloads_hold_every_pair(ada: Client, prompts: PromptSetVersion) -> No
     lines = [json.loads(line) for line in ada.get(f"/prompts/{prompts.prompt_set_id}/v1.jsonl").text.splitlines()]
     assert [row["clean"] for row in rows] == [line["clean"] for line in lines] == [p["clean"] for p in prompts.pairs]
     assert ada.get(f"/prompts/{prompts.prompt_set_id}/v1.exe").status_code == 404
+
+
+def test_a_downloaded_formula_is_quoted_and_comes_back_as_it_was(ada: Client, model: ModelSource) -> None:
+    pairs = [
+        {"clean": "=HYPERLINK(1)", "corrupted": "+1", "answer": [" -3", "@x"], "foil": ["'=y"], "label": "\t="},
+        {"clean": "'s", "corrupted": "  =2", "answer": ["-a"], "foil": [], "label": "''quoted''"},
+    ]
+    version = PromptSetVersionFactory(pairs=pairs)
+    file = ada.get(f"/prompts/{version.prompt_set_id}/v1.csv")
+    cells = [cell for row in csv.reader(io.StringIO(file.text, newline="")) for cell in row]
+    assert not [cell for cell in cells if cell.lstrip(" ").startswith(("=", "+", "-", "@", "\t"))]
+    post(ada, title="Again", file=SimpleUploadedFile("again.csv", file.content), save_anyway="on")
+    assert PromptSetVersion.objects.get(prompt_set__title="Again").pairs == pairs
+
+
+def test_pairs_that_csv_cannot_hold_are_offered_as_json_lines_only(
+    ada: Client, member: User, model: ModelSource
+) -> None:
+    pairs = [{"clean": "a", "corrupted": "b", "answer": ["x|y"], "foil": [], "label": ""}]
+    version = PromptSetVersionFactory(prompt_set__owner=member, pairs=pairs)
+    path = f"/prompts/{version.prompt_set_id}"
+    shown = ada.get(f"{path}/v1/").text
+    assert "v1.jsonl" in shown
+    assert "v1.csv" not in shown
+    refused = ada.get(f"{path}/v1.csv")
+    assert (refused.status_code, "JSON Lines" in refused.text) == (409, True)
+    assert json.loads(ada.get(f"{path}/v1.jsonl").text)["answer"] == "x|y"
+    assert "x|y" in ada.get(f"{path}/edit/").context["form"]["pairs_text"].value()
 
 
 def test_an_archived_set_leaves_the_list_and_comes_back(ada: Client, prompts: PromptSetVersion) -> None:
