@@ -44,6 +44,8 @@ RUN_REAP_SECONDS = env.float("PATCHBAY_RUN_REAP_SECONDS", default=10.0)
 WEB_REAPS = True
 """Whether the web process looks for lost runs too, since the last worker may be gone. Off where tests import it."""
 MODEL_CACHE_BYTES = env.int("PATCHBAY_MODEL_CACHE_BYTES", default=4 * 2**30)
+MAX_RUN_BYTES = env.int("PATCHBAY_MAX_RUN_BYTES", default=8 * 2**30)
+"""A run that would keep more than this in a worker's memory, beside the model, is refused before it is queued."""
 DEVICE = env.str("PATCHBAY_DEVICE", default="auto")
 BROKER_URL = ""
 """Set in services mode: where wake-ups go. Empty: workers poll the queue."""
@@ -86,6 +88,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "interp_app.core.middleware.PlainQueryMiddleware",
     "interp_app.core.bodies.BodyLimitMiddleware",
 ]
 ROOT_URLCONF = "interp_app.urls"
