@@ -10,6 +10,7 @@ from interp_app.catalog import selectors as catalog
 from interp_app.runs import selectors
 from interp_app.web.http import lab_page
 from tracing import experiments
+from tracing.experiments.registry import Method
 
 LAST_RUNS: Final = 10
 SITE_HELP: Final = {
@@ -45,13 +46,21 @@ def model(request: HttpRequest, slug: str) -> HttpResponse:
     """One model: facts, sites, hashes, where it is warm, its last runs."""
     found = catalog.model_by_slug(slug)
     online = selectors.online_workers()
+    patchable = {site for method in experiments.methods() for site in _sites_of(method)}
     context = {
         "model": found,
         "facts": catalog.facts_of(found),
-        "sites": [(site, SITE_HELP.get(site, "")) for site in catalog.sites_of(found)],
+        "sites": [(site, SITE_HELP.get(site, ""), site in patchable) for site in catalog.sites_of(found)],
         "warm_on": [worker for worker in online if slug in worker.models_warm],
         "available_on": [worker for worker in online if slug in worker.models_available],
         "runs": selectors.visible_runs(request.user).filter(model=found, archived_at__isnull=True)[:LAST_RUNS],
         "methods": experiments.methods(),
     }
     return render(request, "web/model.html", context)
+
+
+def _sites_of(method: Method) -> list[str]:
+    """The sites that a method's parameters accept."""
+    field = method.spec.model_json_schema()["properties"].get("sites", {})
+    named: list[str] = field.get("items", {}).get("enum", [])
+    return named

@@ -1,0 +1,15 @@
+"""The page of a model."""
+
+import re
+
+from django.test import Client
+
+from interp_app.catalog.models import ModelSource
+
+
+def test_the_sites_that_experiments_patch_are_marked(ada: Client, model: ModelSource) -> None:
+    text = ada.get(f"/models/{model.slug}/").text
+    sites = dict(re.findall(r'<dt class="mono">(\w+)</dt><dd>(.*?)</dd>', text))
+    marked = {site for site, shown in sites.items() if "patchable" in shown}
+    assert marked == {"resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z"}
+    assert {"q", "k", "v", "pattern"} <= sites.keys() - marked
