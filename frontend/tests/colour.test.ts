@@ -57,7 +57,7 @@ describe('colour maps', () => {
 });
 
 describe('the figures’ own colours', () => {
-  const css = readFileSync(new URL('../src/figures.css', import.meta.url), 'utf8');
+  const css = readFileSync(new URL('../src/styles/figures/colours.css', import.meta.url), 'utf8');
   const values = (name: string): string[] => [...css.matchAll(new RegExp(`--${name}: (#[0-9a-f]{6})`, 'g'))].map((m) => m[1]!);
 
   it('print pin letters with a contrast of at least 4.5 in both themes', () => {

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from django.conf import settings
 
-CSS = Path(settings.BASE_DIR / "frontend" / "src" / "app.css").read_text()
+STYLES = Path(settings.BASE_DIR / "frontend" / "src" / "styles")
+CSS = "".join((STYLES / name).read_text() for name in ("colours.css", "tables.css"))
 TEXT_ON = ("bg", "surface", "raised", "hover")
 INKS = ("text", "muted", "accent", "running", "done", "queued", "failed", "cancelled")
 PAIRS = [
