@@ -213,11 +213,11 @@ class PreviewSerializer(serializers.Serializer):
     calibrated = serializers.BooleanField(help_text="`seconds` comes from a measured worker.")
     queue = PreviewQueueSerializer()
     reuse = serializers.UUIDField(allow_null=True, help_text="An identical run that has succeeded.")
-
-
     reuse_device = serializers.CharField(
         allow_null=True, help_text="The device that computed it: other kinds of device may differ in the last digits."
     )
+
+
 # -- requests ---------------------------------------------------------------------------------------------------------
 
 

@@ -80,8 +80,8 @@ def _preview(request: HttpRequest, form: RunForm) -> dict[str, Any]:
         params=form.params(),
     )
     position, reason = would_queue(model, request.user)
-    return {
     same = services.identical_run(request.user, plan.spec_hash)  # type: ignore[arg-type]
+    return {
         "cells": plan.cost.cells,
         "flops": plan.cost.flops,
         "speedup": plan.cost.naive_flops / plan.cost.flops if plan.cost.flops else None,

@@ -50,9 +50,9 @@ def test_a_folder_is_described_and_hashed(folder: Path):
 def test_what_is_shown_of_a_config_tells_nothing_of_the_machine_it_was_saved_on(folder: Path):
     config = {
         **tiny.CONFIG,
-        "_name_or_path": "/home/ada/models/small",
+        "_name_or_path": "/srv/models/small",
         "name_or_path": "ada/small",
-        "tokenizer_file": "C:\\Users\\ada\\tokenizer.json",
+        "tokenizer_file": "D:\\models\\tokenizer.json",
         "cache": "~/cache",
         "text_config": {"_commit_hash": "abc", "data": "/srv/data", "n_layer": 3},
     }
