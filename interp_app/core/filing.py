@@ -5,7 +5,7 @@ from interp_app.core.visibility import Visibility
 
 
 def title(text: str, *, at_most: int, required: bool = True) -> str:
-    """The title without spaces around it. Raises `ServiceError` where it is too long, no text, or empty but required."""
+    """The title without spaces around it. Raises `ServiceError` where it is too long, or empty but required."""
     text = text.strip()
     message = ""
     if required and not text:

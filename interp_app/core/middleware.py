@@ -1,4 +1,4 @@
-"""Middleware: a number for every request, and the local account that `make up` signs the browser in with."""
+"""Middleware: a number for every request, no zero bytes in addresses, and the local account of `make up`."""
 
 import ipaddress
 import re
@@ -10,8 +10,10 @@ import structlog
 from django.conf import settings
 from django.contrib.auth import login
 from django.http import HttpRequest, HttpResponse
+from django.urls import get_resolver
 
 from interp_app.core.models import User
+from interp_app.core.problems import http_problem
 
 GetResponse = Callable[[HttpRequest], HttpResponse]
 
@@ -36,6 +38,22 @@ class RequestIdMiddleware:
             response = self._get_response(request)
         response["X-Request-ID"] = request_id
         return response
+
+
+class PlainQueryMiddleware:
+    """Refuses addresses with a zero byte in their query: no text of ours holds one, and the database takes none."""
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self._get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        query = request.META.get("QUERY_STRING", "")
+        if "%00" in query or "\x00" in query:
+            if request.path.startswith("/api/"):
+                return http_problem(request, 400, "query_invalid", "The query of the address has a zero byte.")
+            page: HttpResponse = get_resolver().resolve_error_handler(400)(request)
+            return page
+        return self._get_response(request)
 
 
 class LocalAccountMiddleware:

@@ -216,22 +216,22 @@ def _lose(runs: QuerySet[Run], reason: str, *, worker_gone: bool = False) -> int
 
 
 def _after_loss(run: Run, reason: str, *, worker_gone: bool) -> tuple[events.NewEvent, dict[str, Any]]:
-    worker = run.worker.name if run.worker else "its worker"
+    # No names: whoever sees a public run reads these texts. The lab has them in the log and in the provenance.
     losses = run.losses + 1
     if run.cancel_requested_at:
         event = events.status_event(Status.CANCELLED, attempt=run.attempt, reason=reason)
         return event, {**_ended(Status.CANCELLED), "losses": 0}
     if losses < settings.RUN_MAX_LOSSES:
-        text = f"Attempt {run.attempt} on {worker} was lost: {reason}. The run is queued again."
+        text = f"Attempt {run.attempt} was lost: {reason}. The run is queued again."
         if worker_gone and not {row.pk for row in online_workers()} - {run.worker_id}:
             text += " No other worker is online."
         event = events.status_event(Status.QUEUED, attempt=run.attempt, reason=text)
         return event, {**_requeued(), "losses": losses}
     failure = {
         "code": "worker_lost",
-        "text": f"The run lost its worker {losses} times in a row; last on {worker}: {reason}. "
+        "text": f"The run lost its worker {losses} times in a row; last: {reason}. "
         "What was computed is kept. Try fewer rows a batch, then resume the run.",
-        "detail": {"losses": losses, "worker": worker},
+        "detail": {"losses": losses},
     }
     event = events.status_event(Status.FAILED, attempt=run.attempt, failure=failure)
     columns = {f"failure_{name}": value for name, value in failure.items()}

@@ -2,6 +2,7 @@
 
 Client → server, text JSON: `subscribe {topic, since}`, `unsubscribe {handle}`, `ack {handle, seq}`, `ping`.
 Server → client: `hello`, `subscribed`, `run`, `event`, `snapshot`, `pong`, `error`, and binary tile frames (`frames`).
+A client acknowledges a snapshot's number once all its panels' frames are here, as they all bear it.
 Close codes: 4401 sign in (again), 4403 not allowed, 4404 gone or not visible, 4429 too much, 1012 restart.
 
 Every socket has one reader, one writer and one checker. The writer sends only what its subscriptions' windows admit and
@@ -9,6 +10,7 @@ waits for the transport, so a slow viewer holds up nobody but itself; nothing is
 """
 
 import asyncio
+import contextlib
 import json
 import time
 import uuid
@@ -38,6 +40,8 @@ MESSAGES_PER_SECOND: Final = 20
 MESSAGE_BURST: Final = 100
 """A stalled network delivers seconds of acknowledgements at once; only the rate over some seconds counts."""
 RECHECK_SECONDS = 60.0
+READY_SECONDS = 10.0
+"""How long a subscription waits for the database before the client is told to try later."""
 FAREWELL_SECONDS: Final = 5.0
 
 SIGN_IN, FORBIDDEN, GONE, TOO_MUCH, TRY_LATER = 4401, 4403, 4404, 4429, 1013
@@ -216,10 +220,14 @@ class Connection:
         if not await in_thread(visible_runs, self._user, [run_id]):
             raise self._not_visible()
         feed = self._hub.watch_run(run_id, self)
-        subscription = RunSubscription(feed, self._new_handle())
+        subscription = RunSubscription(feed, self._new_handle(), lambda: self._user)
         try:
-            await feed.ready()
-            mode = await subscription.begin(since)
+            async with asyncio.timeout(READY_SECONDS):
+                await feed.ready()
+                mode = await subscription.begin(since)
+        except TimeoutError:
+            self._hub.leave_run(feed, self)
+            raise Closing(TRY_LATER, "unavailable", "The run cannot be read; connect again in a moment.") from None
         except BaseException:
             self._hub.leave_run(feed, self)
             raise
@@ -278,11 +286,10 @@ class Connection:
     async def _check(self) -> None:
         """Now and then, and when a watched run's owner, visibility or status changed: may this viewer still watch?"""
         while True:
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._check_now.wait(), RECHECK_SECONDS)
-            except TimeoutError:
-                await self._reload_user()
             self._check_now.clear()
+            await self._reload_user()
             runs = [one.feed.run_id for one in self._subscriptions.values() if isinstance(one, RunSubscription)]
             if runs and set(runs) - await in_thread(visible_runs, self._user, runs):
                 raise self._not_visible()

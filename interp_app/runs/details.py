@@ -4,29 +4,25 @@ Outsiders (visitors, guests) reading a public run do not get what is about the l
 worker and host names.
 """
 
-from typing import Any, Final
+from typing import Any
 
+from interp_app.core.visibility import may_see
 from interp_app.runs import panels, queue, selectors
 from interp_app.runs.models import Run, RunArtifact
-from interp_app.runs.shapes import slim_run
-
-OF_THE_LAB: Final = ("worker", "host", "hostname", "user", "pid")
-"""Keys of the provenance that are the lab's own business."""
+from interp_app.runs.shapes import audience, slim_run_for, without_lab
 
 
 def run_detail(run: Run, viewer: Any) -> dict[str, Any]:
     """The slim form and everything else about a run. `run` comes from `selectors.run_detail`."""
-    in_lab = bool(getattr(viewer, "in_lab", False)) or run.owner_id == getattr(viewer, "pk", None)
-    provenance = run.provenance
-    if not in_lab and isinstance(provenance, dict):
-        provenance = {key: value for key, value in provenance.items() if key not in OF_THE_LAB}
+    seen = audience(run, viewer)
+    parent = run.cloned_from
     return {
-        **slim_run(run),
+        **slim_run_for(run, seen),
         "spec": run.spec,
         "spec_hash": run.spec_hash,
-        "provenance": provenance,
-        "cloned_from": str(run.cloned_from_id) if run.cloned_from_id else None,
-        "queue": queue_place(run, viewer) if in_lab else None,
+        "provenance": run.provenance if seen.in_lab else without_lab(run.provenance),
+        "cloned_from": str(parent.pk) if parent and may_see(viewer, parent.owner_id, parent.visibility) else None,
+        "queue": queue_place(run, viewer) if seen.in_lab else None,
         "artifacts": [artifact(run, one) for one in selectors.artifacts_of(run)],
         "can": selectors.can(viewer, run),
     }

@@ -23,6 +23,7 @@ from interp_app.runs import feed_reads as reads
 from interp_app.runs import frames
 from interp_app.runs.bells import BellListener
 from interp_app.runs.feed_reads import Entry, RunState, Snapshot
+from interp_app.runs.shapes import Audience
 
 logger = structlog.get_logger(__name__)
 
@@ -166,8 +167,8 @@ class RunFeed(Follower):
         self.run_id = run_id
         self.gone = False
         self.run_version = 0
-        self._run_json = ""
-        self._run_entry: Entry | None = None
+        self._run: reads.RunMessage | None = None
+        self._run_entries: dict[Audience, Entry] = {}
         self._state: RunState | None = None
         self._ring = Ring(0)
         self._ready = asyncio.Event()
@@ -190,14 +191,19 @@ class RunFeed(Follower):
         """What follows `seq ≥ base`."""
         return self._ring.after(seq, limit)
 
-    def run_entry(self, cursor: int) -> Entry:
-        """The `run` message for viewers who have the log up to `cursor`: its number never runs ahead of what they got.
+    def run_entry(self, cursor: int, viewer: Any) -> Entry | None:
+        """The `run` message for a viewer who has the log up to `cursor`: its number never runs ahead of what it got.
 
         Viewers acknowledge the highest number they saw, so a higher one here would acknowledge events not sent yet.
         """
-        if self._run_entry is None or self._run_entry.seq != cursor:
-            self._run_entry = Entry(cursor, f'{{"type":"run","seq":{cursor},"run":{self._run_json}}}')
-        return self._run_entry
+        if self._run is None:
+            return None
+        seen = self._run.audience(viewer)
+        entry = self._run_entries.get(seen)
+        if entry is None or entry.seq != cursor:
+            entry = Entry(cursor, f'{{"type":"run","seq":{cursor},"run":{self._run.text(seen)}}}')
+            self._run_entries[seen] = entry
+        return entry
 
     async def ready(self) -> None:
         """Return once the run was read for the first time."""
@@ -281,7 +287,7 @@ class RunFeed(Follower):
         run = await in_thread(reads.read_run, self.run_id)
         if run is None:
             return False
-        self._run_json, self._run_entry = run, None
+        self._run, self._run_entries = run, {}
         self.run_version += 1
         self._told_at, self._told_cells = now, state.cells_done
         return True

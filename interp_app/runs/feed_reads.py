@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from interp_app.runs import frames, panels, selectors
 from interp_app.runs.models import TERMINAL, Run, Status
-from interp_app.runs.shapes import for_slim, moment, slim_run
+from interp_app.runs.shapes import Audience, audience, for_slim, moment, slim_run_for
 
 READ_LIMIT: Final = 500
 
@@ -121,10 +121,27 @@ def _entry(row: selectors.LoggedEvent) -> Entry:
     return Entry(row.seq, frames.tile_frame(seq=row.seq, panel=tile.panel, r0=tile.r0, c0=tile.c0, words=words))
 
 
-def read_run(run_id: uuid.UUID) -> str | None:
-    """The slim form as JSON; None where the run does not exist. Two queries."""
+class RunMessage:
+    """The run as read once; its JSON is made once for each kind of viewer, of whom there are few."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._texts: dict[Audience, str] = {}
+
+    def audience(self, viewer: Any) -> Audience:
+        return audience(self._run, viewer)
+
+    def text(self, seen: Audience) -> str:
+        """The slim form as JSON. No query: the run was read with all that it shows."""
+        if seen not in self._texts:
+            self._texts[seen] = frames.text(slim_run_for(self._run, seen))
+        return self._texts[seen]
+
+
+def read_run(run_id: uuid.UUID) -> RunMessage | None:
+    """What the slim form shows; None where the run does not exist. Two queries."""
     run = for_slim(Run.objects.filter(pk=run_id)).first()
-    return None if run is None else frames.text(slim_run(run))
+    return None if run is None else RunMessage(run)
 
 
 def read_snapshot(source_id: uuid.UUID) -> Snapshot:

@@ -12,15 +12,17 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
-from django.db.models import Max
+from django.db.models import DateTimeField, JSONField, Max, OuterRef, Subquery
 from django.utils import timezone
 
 from interp_app.catalog.models import ModelSource
-from interp_app.runs.models import Run, Status, Worker
+from interp_app.runs.models import Run, RunEvent, Status, Worker
 from interp_app.runs.selectors import online_workers
 from interp_app.runs.shapes import for_slim
 
 MAX_SHOWN = 1000
+PROGRESS_WITHIN = 1000
+"""Events at the end of a log among which an attempt's last progress is looked for; it tells at least every second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +37,15 @@ class QueueEntry:
 
 @dataclass(slots=True)
 class _Slot:
-    """An online worker during the simulation: when it is free (seconds from now, None unknown) and what it runs."""
+    """An online worker during the simulation: when it is free (seconds from now, None unknown) and what it runs.
+
+    `shown` is whether the viewer may know what that is.
+    """
 
     worker: Worker
     free_in: float | None
     busy_with: Run | None
+    shown: bool
 
 
 def queue_view(viewer: Any) -> list[QueueEntry]:
@@ -49,51 +55,79 @@ def queue_view(viewer: Any) -> list[QueueEntry]:
 
 
 def queue_entry(run: Run, viewer: Any) -> QueueEntry | None:
-    """Where `run` stands in the queue; None where it is not queued."""
+    """Where `run` stands in the queue; None where it is not queued. Behind the first 1000 only that is known."""
     if run.status != Status.QUEUED:
         return None
-    return next((entry for entry in _entries(viewer) if entry.run.pk == run.pk), None)
+    entries = _entries(viewer)
+    found = next((entry for entry in entries if entry.run.pk == run.pk), None)
+    if found is None and len(entries) == MAX_SHOWN:
+        return QueueEntry(run, MAX_SHOWN + 1, f"More than {MAX_SHOWN} runs are ahead of it.", None)
+    return found
 
 
 def would_queue(model: ModelSource, viewer: Any) -> tuple[int, str]:
     """Position and reason that a run on `model` would get if `viewer` submitted it now."""
-    slots = _slots()
+    slots = _slots(viewer)
     waiting = Run.objects.filter(status=Status.QUEUED).count()
     running = Run.objects.filter(owner=viewer, status=Status.RUNNING).count() if viewer.pk else 0
-    return waiting + 1, _reason(model, viewer.pk, running, slots, viewer)
+    return waiting + 1, _reason(model, running, slots, mine=True)
 
 
 def _entries(viewer: Any) -> list[QueueEntry]:
     queued = list(for_slim(Run.objects.filter(status=Status.QUEUED)).order_by("queued_at", "id")[:MAX_SHOWN])
     if not queued:
         return []
-    slots = _slots()
+    slots = _slots(viewer)
     running = _running_counts()
     order = _in_turn(queued, dict(running), _served({run.owner_id for run in queued}))
     free: dict[uuid.UUID, float | None] = {slot.worker.pk: slot.free_in for slot in slots}
     entries = []
     for position, run in enumerate(order, start=1):
-        reason = _reason(run.model, run.owner_id, running.get(run.owner_id, 0), slots, viewer)
-        entries.append(QueueEntry(run, position, reason, _start_in(run, slots, free)))
+        mine = run.owner_id == getattr(viewer, "pk", None)
+        barred = _barred(run, mine=mine)
+        reason = barred or _reason(run.model, running.get(run.owner_id, 0), slots, mine=mine)
+        entries.append(QueueEntry(run, position, reason, None if barred else _start_in(run, slots, free)))
     return entries
 
 
-def _slots() -> list[_Slot]:
+def _slots(viewer: Any) -> list[_Slot]:
+    """The online workers, in three queries."""
     workers = online_workers()
-    running = {run.worker_id: run for run in for_slim(Run.objects.filter(status=Status.RUNNING, worker__in=workers))}
+    progress = RunEvent.objects.filter(
+        run=OuterRef("pk"),
+        attempt=OuterRef("attempt"),
+        seq__gt=OuterRef("last_seq") - PROGRESS_WITHIN,
+        kind="progress",
+    ).order_by("-seq")
+    held = for_slim(Run.objects.filter(status=Status.RUNNING, worker__in=workers)).annotate(
+        progress=Subquery(progress.values("payload")[:1], output_field=JSONField()),
+        progress_at=Subquery(progress.values("created_at")[:1], output_field=DateTimeField()),
+    )
+    running = {run.worker_id: run for run in held}
+    visible = Run.objects.visible_to(viewer).filter(pk__in=[run.pk for run in running.values()])
+    shown = set(visible.values_list("pk", flat=True)) if running else set()
     slots = []
     for worker in workers:
         run = running.get(worker.pk)
-        slots.append(_Slot(worker, _remaining_seconds(run, worker) if run else 0.0, run))
+        free_in = _remaining_seconds(run, worker) if run else 0.0
+        slots.append(_Slot(worker, free_in, run, run is not None and run.pk in shown))
     return slots
 
 
-def _remaining_seconds(run: Run, worker: Worker) -> float | None:
-    """From what it has done so far, or from its FLOPs and the worker's measured rate while nothing is done."""
-    if run.cells_total and run.cells_done and run.started_at:
-        elapsed = (timezone.now() - run.started_at).total_seconds()
-        return max(0.0, elapsed * (run.cells_total - run.cells_done) / run.cells_done)
-    return run.flops / worker.flops_per_second if worker.flops_per_second else None
+def _remaining_seconds(run: Any, worker: Worker) -> float | None:
+    """What the attempt itself last said; else from what a first attempt has done so far; else from FLOPs and rate.
+
+    Cells that an earlier attempt computed took none of this attempt's time, so they tell nothing about its rate.
+    """
+    now = timezone.now()
+    said = (run.progress or {}).get("eta_seconds")
+    if said is not None:
+        return max(0.0, float(said - (now - run.progress_at).total_seconds()))
+    if run.attempt == 1 and run.cells_total and run.cells_done and run.started_at:
+        elapsed = (now - run.started_at).total_seconds()
+        return max(0.0, float(elapsed * (run.cells_total - run.cells_done) / run.cells_done))
+    left = 1 - run.cells_done / run.cells_total if run.cells_total else 1.0
+    return float(max(0.0, left) * run.flops / worker.flops_per_second) if worker.flops_per_second else None
 
 
 def _running_counts() -> dict[int, int]:
@@ -135,26 +169,32 @@ def _start_in(run: Run, slots: Sequence[_Slot], free: dict[uuid.UUID, float | No
     return start
 
 
-def _reason(model: ModelSource, owner_id: int | None, running: int, slots: Sequence[_Slot], viewer: Any) -> str:
+def _barred(run: Run, *, mine: bool) -> str:
+    """Why no worker may claim the run, whatever is free; empty where one may."""
+    if not run.model.allowed:
+        return f"The model {run.model.title} is not allowed at the moment: an administrator took it out."
+    if not run.owner.is_active:
+        return "Your account is switched off." if mine else "Its owner's account is switched off."
+    return ""
+
+
+def _reason(model: ModelSource, running: int, slots: Sequence[_Slot], *, mine: bool) -> str:
     if not slots:
         return f"No worker is online: start one with `{start_command()}`."
     able = [slot for slot in slots if model.slug in slot.worker.models_available]
     if not able:
         return f"No online worker has the model {model.title}."
     if running >= settings.QUOTA_RUNNING_RUNS:
-        who = "You already have" if owner_id == getattr(viewer, "pk", None) else "Its owner already has"
+        who = "You already have" if mine else "Its owner already has"
         return f"{who} {running} running; at most {settings.QUOTA_RUNNING_RUNS} run at a time."
     if all(slot.busy_with for slot in able):
         first = min(able, key=lambda slot: slot.free_in if slot.free_in is not None else float("inf"))
-        return _busy(first, viewer)
+        return _busy(first)
     return "A worker is about to take it."
 
 
-def _busy(slot: _Slot, viewer: Any) -> str:
-    run = slot.busy_with
-    assert run is not None
-    seen = Run.objects.visible_to(viewer).filter(pk=run.pk).exists()
-    what = f"“{run.title}”" if seen else "another run"
+def _busy(slot: _Slot) -> str:
+    what = f"“{slot.busy_with.title}”" if slot.busy_with and slot.shown else "another run"
     if slot.free_in is None:
         return f"Worker {slot.worker.name} is busy with {what}."
     until = timezone.now() + timedelta(seconds=slot.free_in)

@@ -10,7 +10,7 @@ from django.core.exceptions import ValidationError
 from django.db.models import Q
 from django.utils import timezone
 
-from interp_app.catalog.models import ModelSource
+from interp_app.catalog.models import ModelSource, PromptSet
 from interp_app.core.errors import not_found
 from interp_app.core.visibility import VisibleQuerySet
 from interp_app.runs import claims
@@ -82,9 +82,12 @@ def history(user: Any, filters: HistoryFilters) -> VisibleQuerySet:
     }
     runs = runs.filter(**{name: value for name, value in exact.items() if value})
     if filters.prompts:
-        runs = runs.filter(_prompt_set(filters.prompts))
+        wanted = PromptSet.objects.visible_to(user).filter(_prompt_set(filters.prompts))
+        runs = runs.filter(prompts__prompt_set__in=wanted)
     if filters.q:
-        runs = runs.filter(Q(title__icontains=filters.q) | Q(prompts__prompt_set__title__icontains=filters.q))
+        # A run may be visible while its prompt set is not: its title then is no way to find it.
+        titled = PromptSet.objects.visible_to(user).filter(title__icontains=filters.q)
+        runs = runs.filter(Q(title__icontains=filters.q) | Q(prompts__prompt_set__in=titled))
     if filters.since:
         runs = runs.filter(created_at__gte=filters.since)
     if filters.until:
@@ -153,9 +156,9 @@ def estimate_seconds(method: str, model: ModelSource, cost: Cost) -> float | Non
 
 def _prompt_set(text: str) -> Q:
     try:
-        return Q(prompts__prompt_set_id=uuid.UUID(text))
+        return Q(pk=uuid.UUID(text))
     except ValueError:
-        return Q(prompts__prompt_set__slug=text)
+        return Q(slug=text)
 
 
 def _tiles_of(run_id: uuid.UUID, rows: Sequence[RunEvent]) -> dict[int, Tile]:

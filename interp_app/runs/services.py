@@ -43,9 +43,9 @@ def submit_run(
     names = _tag_names(tags)
     _lock_owner(owner.pk)
     now = timezone.now()
+    default_title = f"{plan.method.title}: {prompts.prompt_set.title} on {model.title}"[:MAX_TITLE]
     run = Run(
-        title=filing.title(title, at_most=MAX_TITLE, required=False)
-        or f"{plan.method.title}: {prompts.prompt_set.title} on {model.title}"[:MAX_TITLE],
+        title=filing.title(title, at_most=MAX_TITLE, required=False) or default_title,
         owner=owner,
         visibility=filing.visibility(visibility),
         method=plan.method.name,

@@ -3,16 +3,34 @@
 The slim form is what lists and live updates carry: no spec, no provenance. It is built from `COLUMNS`, which come
 from a run (`slim_run`; `for_slim` makes a queryset whose runs have them) or, for long lists, straight from the database
 (`slim_columns`, `slim_rows`): a page of runs is then no model instances at all.
+
+Who may see a run may not see the prompt set it is on or the run it reuses, nor, from outside the lab, who computed it:
+the form depends on its viewer, by `Audience`.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from interp_app.core.shapes import moment
-from interp_app.core.visibility import VisibleQuerySet
+from interp_app.core.visibility import VisibleQuerySet, may_see
 from interp_app.runs.models import Run
 
-__all__ = ["for_slim", "moment", "slim_columns", "slim_rows", "slim_run"]
+__all__ = [
+    "Audience",
+    "audience",
+    "for_slim",
+    "moment",
+    "slim_columns",
+    "slim_rows",
+    "slim_run",
+    "slim_run_for",
+    "without_lab",
+]
+
+HIDDEN_PROMPTS: Final = "a prompt set you may not see"
+OF_THE_LAB: Final = ("worker", "host", "hostname", "user", "pid")
+"""Keys of a run's provenance and of its failure's detail that are the lab's own business."""
 
 SLIM_RELATED: Final = ("owner", "model", "prompts__prompt_set", "reused_from")
 SLIM_DEFERRED: Final = (
@@ -41,6 +59,7 @@ COLUMNS: Final = (
     "cells_done",
     "cells_total",
     "attempt",
+    "owner_id",
     "owner__public_id",
     "owner__first_name",
     "owner__last_name",
@@ -49,6 +68,8 @@ COLUMNS: Final = (
     "model__title",
     "prompts__prompt_set_id",
     "prompts__prompt_set__title",
+    "prompts__prompt_set__owner_id",
+    "prompts__prompt_set__visibility",
     "prompts__number",
     "prompts__n_pairs",
     "visibility",
@@ -59,11 +80,35 @@ COLUMNS: Final = (
     "failure_detail",
     "reused_from_id",
     "reused_from__last_seq",
+    "reused_from__owner_id",
+    "reused_from__visibility",
     "created_at",
     "started_at",
     "finished_at",
     "last_seq",
 )
+AUDIENCE_COLUMNS: Final = (
+    "owner_id",
+    "prompts__prompt_set__owner_id",
+    "prompts__prompt_set__visibility",
+    "reused_from_id",
+    "reused_from__owner_id",
+    "reused_from__visibility",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Audience:
+    """What one viewer may see of a run besides itself. Viewers with equal audiences get the same slim form."""
+
+    prompts: bool
+    source: bool
+    in_lab: bool
+
+
+def audience(run: Run, viewer: Any) -> Audience:
+    """What `viewer` may see around `run`, which comes from `for_slim` or `selectors.run_detail`."""
+    return _audience({column: _attribute(run, column) for column in AUDIENCE_COLUMNS}, viewer)
 
 
 def for_slim(queryset: VisibleQuerySet) -> VisibleQuerySet:
@@ -71,9 +116,15 @@ def for_slim(queryset: VisibleQuerySet) -> VisibleQuerySet:
     return queryset.select_related(*SLIM_RELATED).prefetch_related("tags").defer(None).defer(*SLIM_DEFERRED)
 
 
-def slim_run(run: Run) -> dict[str, Any]:
-    """The slim form of one run."""
-    return _slim({column: _attribute(run, column) for column in COLUMNS}, [tag.name for tag in run.tags.all()])
+def slim_run(run: Run, viewer: Any) -> dict[str, Any]:
+    """The slim form of one run for `viewer`."""
+    return slim_run_for(run, audience(run, viewer))
+
+
+def slim_run_for(run: Run, seen: Audience) -> dict[str, Any]:
+    """The slim form for all who see as much of the run as `seen`."""
+    row = {column: _attribute(run, column) for column in COLUMNS}
+    return _slim(row, [tag.name for tag in run.tags.all()], seen)
 
 
 def slim_columns(queryset: VisibleQuerySet) -> Any:
@@ -81,13 +132,13 @@ def slim_columns(queryset: VisibleQuerySet) -> Any:
     return queryset.select_related(None).prefetch_related(None).values(*COLUMNS)
 
 
-def slim_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The slim form of rows of `slim_columns`. One query, for their tags."""
+def slim_rows(rows: Sequence[Mapping[str, Any]], viewer: Any) -> list[dict[str, Any]]:
+    """The slim form of rows of `slim_columns` for `viewer`. One query, for their tags."""
     links = Run.tags.through.objects.filter(run__in=[row["id"] for row in rows]).order_by("tag__name")
     tags: dict[Any, list[str]] = {}
     for run_id, name in links.values_list("run_id", "tag__name"):
         tags.setdefault(run_id, []).append(name)
-    return [_slim(row, tags.get(row["id"], [])) for row in rows]
+    return [_slim(row, tags.get(row["id"], []), _audience(row, viewer)) for row in rows]
 
 
 def _attribute(run: Run, column: str) -> Any:
@@ -98,7 +149,16 @@ def _attribute(run: Run, column: str) -> Any:
     return value
 
 
-def _slim(row: Mapping[str, Any], tags: list[str]) -> dict[str, Any]:
+def _audience(row: Mapping[str, Any], viewer: Any) -> Audience:
+    prompts = may_see(viewer, row["prompts__prompt_set__owner_id"], row["prompts__prompt_set__visibility"])
+    source = row["reused_from_id"] is not None and may_see(
+        viewer, row["reused_from__owner_id"], row["reused_from__visibility"]
+    )
+    in_lab = bool(getattr(viewer, "in_lab", False)) or row["owner_id"] == getattr(viewer, "pk", None)
+    return Audience(prompts, source, in_lab)
+
+
+def _slim(row: Mapping[str, Any], tags: list[str], seen: Audience) -> dict[str, Any]:
     """A reused run shows the log position of the run whose results it reads."""
     reused = row["reused_from_id"]
     return {
@@ -117,8 +177,8 @@ def _slim(row: Mapping[str, Any], tags: list[str]) -> dict[str, Any]:
         },
         "model": {"slug": row["model__slug"], "title": row["model__title"]},
         "prompts": {
-            "id": str(row["prompts__prompt_set_id"]),
-            "title": row["prompts__prompt_set__title"],
+            "id": str(row["prompts__prompt_set_id"]) if seen.prompts else None,
+            "title": row["prompts__prompt_set__title"] if seen.prompts else HIDDEN_PROMPTS,
             "version": row["prompts__number"],
             "pairs": row["prompts__n_pairs"],
         },
@@ -126,8 +186,8 @@ def _slim(row: Mapping[str, Any], tags: list[str]) -> dict[str, Any]:
         "archived": row["archived_at"] is not None,
         "tags": tags,
         "summary": row["summary"],
-        "failure": _failure(row),
-        "reused_from": str(reused) if reused else None,
+        "failure": _failure(row, seen),
+        "reused_from": str(reused) if seen.source else None,
         "created_at": moment(row["created_at"]),
         "started_at": moment(row["started_at"]),
         "finished_at": moment(row["finished_at"]),
@@ -136,8 +196,14 @@ def _slim(row: Mapping[str, Any], tags: list[str]) -> dict[str, Any]:
     }
 
 
-def _failure(row: Mapping[str, Any]) -> dict[str, Any] | None:
+def _failure(row: Mapping[str, Any], seen: Audience) -> dict[str, Any] | None:
     """Why the run failed, or None."""
     if not row["failure_code"]:
         return None
-    return {"code": row["failure_code"], "text": row["failure_text"], "detail": row["failure_detail"]}
+    detail = row["failure_detail"] if seen.in_lab else without_lab(row["failure_detail"])
+    return {"code": row["failure_code"], "text": row["failure_text"], "detail": detail}
+
+
+def without_lab(facts: Any) -> Any:
+    """Facts as outsiders may read them."""
+    return {key: value for key, value in facts.items() if key not in OF_THE_LAB} if isinstance(facts, dict) else facts

@@ -6,7 +6,7 @@ subscription stalls, and once the viewer acknowledges again it gets the newest s
 
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Any, Final
 
 from interp_app.runs.feed import QueueFeed, RunFeed
 from interp_app.runs.feed_reads import Entry
@@ -48,9 +48,11 @@ class Window:
 class RunSubscription:
     """A viewer of a run's log. `cursor` is the number of the last entry sent."""
 
-    def __init__(self, feed: RunFeed, handle: int) -> None:
+    def __init__(self, feed: RunFeed, handle: int, viewer: Callable[[], Any]) -> None:
+        """`viewer` gives the account as it is now: what a run's message shows depends on it."""
         self.feed = feed
         self.handle = handle
+        self._viewer = viewer
         self.cursor = 0
         self.closed = False
         self.window = Window()
@@ -104,7 +106,9 @@ class RunSubscription:
 
     async def _push_run(self, deliver: Deliver) -> None:
         self._run_version = self.feed.run_version
-        await self._send(self.feed.run_entry(self.cursor), deliver)
+        entry = self.feed.run_entry(self.cursor, self._viewer())
+        if entry is not None:
+            await self._send(entry, deliver)
 
     async def _send(self, entry: Entry, deliver: Deliver) -> None:
         self.window.sent(entry.seq, entry.size)

@@ -67,6 +67,8 @@ def _decode(cursor: str, field: str) -> tuple[bool, tuple[Any, uuid.UUID]]:
     try:
         back, value, id_ = json.loads(base64.urlsafe_b64decode(cursor[:600] + "=" * (-len(cursor) % 4)))
         at = datetime.fromisoformat(value) if field in TIMES else str(value)
+        if "\x00" in str(at):
+            raise ValueError("a zero byte")
         return bool(back), (at, uuid.UUID(id_))
     except (ValueError, TypeError, AttributeError, binascii.Error) as error:
         raise ServiceError(

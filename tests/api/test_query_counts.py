@@ -53,7 +53,8 @@ def populate(rows: int, member: User, colleague: User, model: ModelSource, promp
             one = RunFactory(owner=owner, status=status, model=model, prompts=prompts, failure_code="x" * (n % 2))
             one.tags.set(tags)
         Run.objects.filter(pk=one.pk).update(status=Status.SUCCEEDED, reused_from=run)
-        WorkerFactory(models_available=[model.slug])
+        busy = WorkerFactory(models_available=[model.slug])
+        RunFactory(owner=owner, status=Status.RUNNING, model=model, prompts=prompts, worker=busy)
     return {"run": run.pk, "queued": queued.pk, "prompts": prompts.prompt_set_id}
 
 

@@ -313,4 +313,4 @@ def test_a_run_looks_the_same_from_its_row_and_from_its_instance(
     failed = RunFactory(status=Status.FAILED, failure_code="x", owner=UserFactory(first_name="Ada", last_name="L"))
     rows = {row["id"]: row for row in api.get(RUNS).json()["results"]}
     for run in (source, reused, failed):
-        assert rows[str(run.pk)] == slim_run(Run.objects.get(pk=run.pk))
+        assert rows[str(run.pk)] == slim_run(Run.objects.get(pk=run.pk), member)

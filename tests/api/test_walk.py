@@ -214,7 +214,7 @@ def test_an_object_is_changed_only_by_its_owner_or_an_admin(walker: Walker, name
 def test_lists_hold_all_that_is_visible_and_nothing_else(walker: Walker, role: str) -> None:
     expected_runs = {
         str(run.pk) for level in SEES[role] for run in (walker.world.runs[level], walker.world.queued[level])
-    }
+    } | {str(walker.world.reused.pk), str(walker.world.lost.pk)}
     expected_sets = {str(walker.world.prompts[level].prompt_set_id) for level in SEES[role]}
     assert_same({row["id"] for row in walker.call("runs", "get", role).json()["results"]}, expected_runs)
     assert_same({row["id"] for row in walker.call("prompt-sets", "get", role).json()["results"]}, expected_sets)
@@ -236,6 +236,36 @@ def test_no_text_of_a_hidden_object_is_in_any_answer(walker: Walker, name: str, 
     text = text_of(walker.call(name, method, role))
     assert not [word for word in hidden if word in text]
     assert "@example.org" not in text
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("name", ["run", "events", "panels", "artifacts", "runs"])
+def test_a_public_run_tells_nothing_of_the_private_things_it_stands_on(walker: Walker, name: str, role: str) -> None:
+    sees = "private" in SEES[role]
+    for run in (walker.world.reused, walker.world.lost):
+        address = reverse("api:runs") if name == "runs" else reverse(f"api:{name}", kwargs={"id": run.pk})
+        text = text_of(walker.clients[role].get(address))
+        told = [word for word in ("secret-private", *walker.world.private_ids) if word in text]
+        assert sees or not told, (run.title, told)
+        assert role in ("reader", "colleague", "owner", "admin") or "gpu-7" not in text
+
+
+def test_what_a_public_run_stands_on_is_named_to_those_who_may_see_it(walker: Walker, world: World) -> None:
+    address = reverse("api:run", kwargs={"id": world.reused.pk})
+    hers, theirs = (walker.clients[role].get(address).json() for role in ("owner", "colleague"))
+    assert (hers["reused_from"], hers["cloned_from"], hers["prompts"]["id"]) == (
+        world.private_ids[0], world.private_ids[0], world.private_ids[1],
+    )  # fmt: skip
+    assert (theirs["reused_from"], theirs["cloned_from"]) == (None, None)
+    assert theirs["prompts"] == {"id": None, "title": "a prompt set you may not see", "version": 1, "pairs": 2}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_search_finds_no_run_by_a_prompt_set_one_may_not_see(walker: Walker, role: str) -> None:
+    hidden = walker.world.prompts["private"].prompt_set_id
+    for query in ({"q": "secret-private prompts"}, {"prompts": str(hidden)}):
+        found = walker.clients[role].get(reverse("api:runs"), query).json()["results"]
+        assert bool(found) == ("private" in SEES[role]), query
 
 
 def test_outsiders_do_not_read_about_the_lab_on_a_public_run(walker: Walker, world: World) -> None:

@@ -56,15 +56,26 @@ def finished_run(owner: User, model: ModelSource, prompts: PromptSetVersion, **f
 
 @dataclass(frozen=True)
 class World:
-    """What one owner has, by visibility. Titles hold `secret-<visibility>` so that a leak shows in any text."""
+    """What one owner has, by visibility. Titles hold `secret-<visibility>` so that a leak shows in any text.
+
+    `reused` and `lost` are public runs that stand on private things: values of a private run that it is also a clone
+    of, and a private prompt set.
+    """
 
     runs: dict[str, Run]
     queued: dict[str, Run]
     prompts: dict[str, PromptSetVersion]
+    reused: Run
+    lost: Run
+
+    @property
+    def private_ids(self) -> list[str]:
+        """Ids of what only the owner and administrators may know of."""
+        return [str(self.runs["private"].pk), str(self.prompts["private"].prompt_set_id)]
 
 
 def build_world(owner: User, model: ModelSource) -> World:
-    """A finished run, a queued run and a prompt set in each visibility."""
+    """A finished run, a queued run and a prompt set in each visibility, and public runs on private things."""
     prompts = {
         level: PromptSetVersionFactory(
             prompt_set__owner=owner, prompt_set__visibility=level, prompt_set__title=f"secret-{level} prompts"
@@ -81,4 +92,15 @@ def build_world(owner: User, model: ModelSource) -> World:
         )
         for level in VISIBILITIES
     }
-    return World(runs, queued, prompts)
+    shared = {"owner": owner, "model": model, "prompts": prompts["private"], "visibility": "public"}
+    source = {"reused_from": runs["private"], "cloned_from": runs["private"]}
+    reused = RunFactory(**shared, **source, title="shared values", status=Status.SUCCEEDED)
+    lost = RunFactory(
+        **shared,
+        title="shared failure",
+        status=Status.FAILED,
+        failure_code="worker_lost",
+        failure_text="The run lost its worker 3 times in a row.",
+        failure_detail={"losses": 3, "worker": "gpu-7.lab.example"},
+    )
+    return World(runs, queued, prompts, reused, lost)

@@ -1,12 +1,16 @@
 """Who may open a socket and watch what, for how long, and how much they may say."""
 
+import asyncio
 import json
 from typing import Any
 
 import pytest
+from django.utils import timezone
 
-from interp_app.core.models import User
+from interp_app.catalog.models import PromptSet
+from interp_app.core.models import Role, User
 from interp_app.runs import consumers
+from interp_app.runs.feed import RunFeed
 from interp_app.runs.models import Run
 from tests.factories import RunFactory
 from tests.live import LogWriter
@@ -110,6 +114,49 @@ async def test_an_account_that_left_the_lab_loses_its_lab_runs(
     await viewer.until_type("run")
     await in_db(User.objects.filter(pk=colleague.pk).update)(role="guest")
     assert (await viewer.until_type("close"))["code"] == 4404
+
+
+async def test_a_change_of_a_run_rechecks_the_account_at_once_not_a_minute_later(
+    connect: Connect, run: Run, colleague: User, writer: LogWriter
+) -> None:
+    viewer = await connect(colleague)
+    await viewer.subscribe(run)
+    await viewer.until_type("run")
+    await in_db(User.objects.filter(pk=colleague.pk).update)(role=Role.GUEST)
+    await in_db(writer.open)()
+    await in_db(writer.finish)()
+    assert (await viewer.until_type("close"))["code"] == consumers.GONE
+
+
+async def test_a_run_that_cannot_be_read_is_told_to_try_later(
+    connect: Connect, run: Run, member: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(consumers, "READY_SECONDS", 0.05)
+    monkeypatch.setattr(RunFeed, "ready", never)
+    viewer = await connect(member)
+    await viewer.subscribe(run)
+    assert (await viewer.until_type("close"))["code"] == consumers.TRY_LATER
+
+
+async def test_each_viewer_of_a_public_run_is_told_what_it_may_see_around_it(
+    connect: Connect, run: Run, member: User
+) -> None:
+    await in_db(PromptSet.objects.filter(versions=run.prompts_id).update)(visibility="private", owner=member)
+    failure = {"failure_code": "worker_lost", "failure_text": "Lost.", "failure_detail": {"worker": "gpu-7"}}
+    ended = {"status": "failed", "finished_at": timezone.now(), **failure}
+    await in_db(Run.objects.filter(pk=run.pk).update)(visibility="public", **ended)
+    told = []
+    for viewer in (await connect(member), await connect()):
+        await viewer.subscribe(run)
+        told.append((await viewer.until_type("run"))["run"])
+    hers, outsiders = told
+    assert hers["prompts"]["id"]
+    assert hers["failure"]["detail"] == {"worker": "gpu-7"}
+    assert (outsiders["prompts"]["id"], outsiders["failure"]["detail"]) == (None, {})
+    assert hers["prompts"]["title"] not in str(outsiders)
 
 
 async def test_a_disabled_account_is_signed_out(

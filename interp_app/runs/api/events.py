@@ -70,7 +70,7 @@ class RunEvents(ApiView):
         last = events[-1]["seq"] if events else min(after, run.source.last_seq)
         if not events and run.status not in TERMINAL and query.get("wait"):
             request._request.patience = Patience(run.pk, after, query["wait"])  # type: ignore[attr-defined]
-        return Response({"run": slim_run(run), "events": events, "last_seq": last})
+        return Response({"run": slim_run(run, request.user), "events": events, "last_seq": last})
 
     def get_throttles(self) -> list[Any]:
         # The second answer to a request that waited is not a second request.

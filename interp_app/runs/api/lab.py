@@ -72,14 +72,14 @@ class Queue(ApiView):
             {
                 "queued": [
                     {
-                        "run": slim_run(entry.run),
+                        "run": slim_run(entry.run, request.user),
                         "position": entry.position,
                         "reason": entry.reason,
                         "eta_seconds": entry.eta_seconds,
                     }
                     for entry in entries
                 ],
-                "running": [slim_run(run) for run in running],
+                "running": [slim_run(run, request.user) for run in running],
                 "hidden_queued": max(0, total - len(entries)),
                 "workers_online": len(selectors.online_workers()),
             }

@@ -58,7 +58,7 @@ class RunList(ApiView):
         pages = self.pagination_class()
         pages.newest_first = filters.sort == "-created_at"
         rows = pages.paginate_queryset(slim_columns(selectors.history(request.user, filters)), request, self)
-        return pages.get_paginated_response(slim_rows(rows))
+        return pages.get_paginated_response(slim_rows(rows, request.user))
 
     @extend_schema(
         operation_id="runs_create",

@@ -24,9 +24,9 @@ class ModelRefSerializer(serializers.Serializer):
 
 
 class PromptsRefSerializer(serializers.Serializer):
-    """The version of a prompt set a run is on."""
+    """The version of a prompt set a run is on. Who may see the run may not see the set: `id` is null then."""
 
-    id = serializers.UUIDField()
+    id = serializers.UUIDField(allow_null=True)
     title = serializers.CharField()
     version = serializers.IntegerField()
     pairs = serializers.IntegerField()
@@ -60,7 +60,9 @@ class SlimRunSerializer(serializers.Serializer):
     tags = serializers.ListField(child=serializers.CharField())
     summary = serializers.DictField(child=serializers.JSONField(), help_text="A few numbers of the result.")
     failure = FailureSerializer(allow_null=True)
-    reused_from = serializers.UUIDField(allow_null=True, help_text="The identical run whose results it shows.")
+    reused_from = serializers.UUIDField(
+        allow_null=True, help_text="The identical run whose results it shows, if one may see it."
+    )
     created_at = serializers.DateTimeField()
     started_at = serializers.DateTimeField(allow_null=True)
     finished_at = serializers.DateTimeField(allow_null=True)

@@ -1,6 +1,6 @@
 """The history's filters: all of them live in the address, so that a link shows what its sender saw."""
 
-from datetime import datetime, time, timedelta
+from datetime import date, datetime, time, timedelta
 from typing import Any, Final
 
 from django import forms
@@ -49,12 +49,12 @@ class HistoryForm(forms.Form):
         """What the selector takes; an input with an error counts as empty. Dates mean whole days in UTC."""
         self.is_valid()
         found = self.cleaned_data
-        until = _start(found.get("until"))
+        until = found.get("until")
         return HistoryFilters(
             **{name: found.get(name) or "" for name in ("q", "status", "model", "prompts", "method", "tag", "owner")},
             archived=bool(found.get("archived")),
             since=_start(found.get("since")),
-            until=until + timedelta(days=1) if until else None,
+            until=_start(until + timedelta(days=1)) if until and until < date.max else None,
             sort=found.get("sort") or "-created_at",
         )
 

@@ -69,6 +69,11 @@ class RunForm(forms.Form):
         return [name.strip() for name in self.cleaned_data["tags"].split(",") if name.strip()]
 
 
+def version_number(text: str) -> int | None:
+    """The number of a version in an address; None where the text is none that a version could have."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else None
+
+
 def prompt_choices(prompt_sets: list[Any]) -> list[tuple[str, str]]:
     """The newest version of each set as a choice."""
     return [

@@ -9,6 +9,7 @@ from django.template.loader import get_template
 from django.utils import timezone
 from django.utils.timesince import timesince
 
+from interp_app.runs.shapes import HIDDEN_PROMPTS, audience
 from interp_app.web.tokens import Piece, pieces
 
 register = template.Library()
@@ -41,6 +42,12 @@ def icon(name: str, prefix: str = "") -> str:
 def status(name: str, word: str = "") -> dict[str, str]:
     """A status as icon, word and colour."""
     return {"name": name, "word": word or WORDS.get(name, name.capitalize()), "icon": f"icons/status-{name}.svg"}
+
+
+@register.filter
+def prompts_title(run: Any, viewer: Any) -> str:
+    """The title of the prompt set a run is on, for whoever may see that."""
+    return str(run.prompts.prompt_set.title) if audience(run, viewer).prompts else HIDDEN_PROMPTS
 
 
 @register.inclusion_tag("parts/token.html")

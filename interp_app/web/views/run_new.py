@@ -13,7 +13,8 @@ from interp_app.core.errors import ServiceError
 from interp_app.runs import planning, provenance, selectors, services
 from interp_app.runs.models import Run
 from interp_app.runs.queue import would_queue
-from interp_app.web.forms.run import PREFIX, RunForm, initial_params
+from interp_app.runs.shapes import audience
+from interp_app.web.forms.run import PREFIX, RunForm, initial_params, version_number
 from interp_app.web.http import add_service_error, member_page
 from tracing import experiments
 from tracing.experiments.registry import Method
@@ -107,9 +108,10 @@ def _initial(request: HttpRequest, method: Method, source: Run | None, prompt_se
     """What the form shows first: a cloned run's values, overlaid by what the address names."""
     initial: dict[str, Any] = initial_params(method, source.spec if source and source.method == method.name else {})
     if source is not None:
+        named = audience(source, request.user).prompts
         initial |= {
             "model": source.model.slug,
-            "prompts": f"{source.prompts.prompt_set_id}@{source.prompts.number}",
+            "prompts": f"{source.prompts.prompt_set_id}@{source.prompts.number}" if named else "",
             "title": source.title,
             "visibility": source.visibility,
             "tags": ", ".join(tag.name for tag in source.tags.all()),
@@ -133,10 +135,10 @@ def _offer_version(form: RunForm, value: str, user: Any) -> None:
     """Older versions and archived sets are no choices of their own; the one a clone or an address names is."""
     field: Any = form.fields["prompts"]
     id_, _, number = value.partition("@")
-    if not number.isdigit() or any(value == known for known, _ in field.choices):
+    if version_number(number) is None or any(value == known for known, _ in field.choices):
         return
     try:
-        version = catalog.version_for(user, id_, int(number))
+        version = catalog.version_for(user, id_, version_number(number))
     except ServiceError:
         return
     label = f"{version.prompt_set.title} · v{version.number} · {version.n_pairs} pairs (not the newest)"
@@ -185,7 +187,7 @@ def _props(form: RunForm, choices: dict[str, Any]) -> dict[str, Any]:
         "initial": {
             "method": form.method.name,
             "model": value("model"),
-            "prompts": {"id": id_, "version": int(number)} if number.isdigit() else None,
+            "prompts": {"id": id_, "version": version_number(number)} if version_number(number) else None,
             "params": {name: form[PREFIX + name].value() for name in form.parameter_names},
             "title": value("title"),
             "visibility": value("visibility") or "lab",

@@ -9,7 +9,8 @@ import pytest
 from django.db import connection
 from django.test import override_settings
 
-from interp_app.runs import claims, events
+from interp_app.core.errors import ServiceError
+from interp_app.runs import claims, events, services
 from interp_app.runs.models import Run, Status
 from tests.factories import ModelSourceFactory, RunFactory, UserFactory, WorkerFactory
 
@@ -67,6 +68,23 @@ def test_the_running_quota_holds_against_sixteen_claimers():
     workers = [WorkerFactory(models_available=["tiny"]) for _ in range(16)]
     at_once(16, lambda number: claims.claim_next(workers[number]))
     assert Run.objects.filter(status=Status.RUNNING).count() == 2
+
+
+@override_settings(QUOTA_QUEUED_RUNS=2)
+def test_the_queued_quota_holds_against_resumes_at_once():
+    owner = UserFactory()
+    runs = [RunFactory(owner=owner, status=Status.CANCELLED) for _ in range(8)]
+
+    def resume(number: int) -> str:
+        try:
+            services.resume_run(run=runs[number], actor=owner)
+        except ServiceError as error:
+            return error.code
+        return "queued"
+
+    answers = Counter(at_once(8, resume))
+    assert answers == {"queued": 2, "quota_queued": 6}
+    assert Run.objects.filter(status=Status.QUEUED).count() == 2
 
 
 def test_reapers_at_once_count_each_loss_once():

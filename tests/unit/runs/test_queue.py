@@ -9,7 +9,7 @@ from django.utils import timezone
 from interp_app.core.visibility import Visibility
 from interp_app.runs import claims, queue, selectors
 from interp_app.runs.models import Run, Status
-from tests.factories import ModelSourceFactory, RunFactory, UserFactory, WorkerFactory
+from tests.factories import ModelSourceFactory, RunEventFactory, RunFactory, UserFactory, WorkerFactory
 from tracing.experiments.registry import Cost
 
 pytestmark = pytest.mark.django_db
@@ -116,11 +116,70 @@ def test_owners_take_turns_as_the_claims_do(source):
 
 
 def test_the_queue_costs_the_same_number_of_queries_however_long(source, colleague, django_assert_max_num_queries):
-    WorkerFactory(models_available=["tiny"])
+    for _ in range(3):
+        RunFactory(model=source, status=Status.RUNNING, worker=WorkerFactory(models_available=["tiny"]))
     for _ in range(12):
         RunFactory(model=source)
-    with django_assert_max_num_queries(9):
-        assert len(queue.queue_view(colleague)) == 12
+    with django_assert_max_num_queries(10):
+        entries = queue.queue_view(colleague)
+    assert len(entries) == 12
+    assert all(" is busy with " in entry.reason for entry in entries)
+
+
+def progress(run: Run, seconds: float, *, attempt: int, seq: int = 1) -> None:
+    payload = {"done": 90, "total": 100, "rate": 1.0, "eta_seconds": seconds}
+    RunEventFactory(run=run, seq=seq, attempt=attempt, kind="progress", payload=payload)
+
+
+def test_a_resumed_run_is_estimated_from_its_own_attempt(source):
+    worker = WorkerFactory(models_available=["tiny"], flops_per_second=10.0)
+    busy = RunFactory(
+        model=source, status=Status.RUNNING, worker=worker, attempt=2, started_at=ago(10), cells_done=90,
+        cells_total=100, flops=3000.0, last_seq=1,
+    )  # fmt: skip
+    run = RunFactory(model=source)
+
+    def eta() -> float | None:
+        entry = queue.queue_entry(run, run.owner)
+        assert entry is not None
+        return entry.eta_seconds
+
+    assert eta() == pytest.approx(30.0)  # a tenth of its FLOPs is left; 10 s for 90 cells were another attempt's
+    progress(busy, 500.0, attempt=1)
+    assert eta() == pytest.approx(30.0)
+    progress(busy, 42.0, attempt=2, seq=2)
+    assert eta() == pytest.approx(42.0, abs=3)
+
+
+def test_a_model_taken_out_or_an_owner_switched_off_is_the_reason(source, colleague):
+    WorkerFactory(models_available=["tiny"])
+    run = RunFactory(model=source)
+    source.allowed = False
+    source.save()
+    entry = queue.queue_entry(run, colleague)
+    assert entry is not None
+    assert entry.reason.startswith("The model Tiny is not allowed at the moment")
+    assert entry.eta_seconds is None
+    source.allowed = True
+    source.save()
+    run.owner.is_active = False
+    run.owner.save()
+    entry = queue.queue_entry(run, colleague)
+    assert entry is not None
+    assert entry.reason == "Its owner's account is switched off."
+
+
+def test_behind_the_runs_that_are_counted_one_is_told_so(source, monkeypatch):
+    monkeypatch.setattr(queue, "MAX_SHOWN", 2)
+    runs = [RunFactory(model=source, queued_at=ago(90 - n)) for n in range(3)]
+    last = queue.queue_entry(runs[2], runs[2].owner)
+    assert last is not None
+    assert (last.position, last.reason) == (3, "More than 2 runs are ahead of it.")
+    Run.objects.filter(pk=runs[0].pk).delete()
+    Run.objects.filter(pk=runs[1].pk).delete()
+    claimed = RunFactory(model=source)
+    Run.objects.filter(pk=claimed.pk).update(status=Status.CANCELLED, finished_at=timezone.now())
+    assert queue.queue_entry(claimed, claimed.owner) is None  # it left the queue while we looked
 
 
 def test_a_run_that_is_not_queued_has_no_place(source):

@@ -22,5 +22,6 @@ class Command(BaseCommand):
         except ServiceError as error:
             raise CommandError(str(error)) from error
         self.stdout.write(
-            f"No run may use {model.title} ({model.slug}) from now on; queued ones wait. Undo: manage.py allow_model {model.slug}"
+            f"No run may use {model.title} ({model.slug}) from now on; queued ones wait. "
+            f"Undo: manage.py allow_model {model.slug}"
         )
