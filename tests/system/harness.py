@@ -240,13 +240,22 @@ class Lab:
         return web
 
     def start_worker(self, name: str = "w1", *, largest_file: int | None = None, **env: str) -> Process:
-        command = [
-            sys.executable, "-m", "celery", "-A", "interp_app.celery", "worker", "-P", "prefork", "-c", "1",
-            "-Q", "gpu", "-n", f"{name}@%h", "--without-gossip", "--without-mingle", "--loglevel", "INFO",
-        ]  # fmt: skip
-        worker = self._start(name, command, largest_file=largest_file, **env)
+        worker = self._start(name, worker_command(name), largest_file=largest_file, **env)
         eventually(lambda: self.worker_online(name), seconds=90, what=f"worker {name} is online")
         return worker
+
+    def start_workers(self, *names: str) -> dict[str, Process]:
+        """Workers that start side by side, which takes as long as one where there are cores for it."""
+        workers = {name: self._start(name, worker_command(name)) for name in names}
+        eventually(lambda: all(map(self.worker_online, names)), seconds=120, what=f"workers {names} are online")
+        return workers
+
+    def holder(self, id_: str) -> str:
+        """Name of the worker that computes the run."""
+        ((name,),) = self.sql(
+            "SELECT w.name FROM runs_worker w JOIN runs_run r ON r.worker_id = w.id WHERE r.id = %s", id_
+        )
+        return str(name).split("@")[0]
 
     def worker_online(self, name: str) -> bool:
         rows = self.sql("SELECT 1 FROM runs_worker WHERE name LIKE %s AND stopped_at IS NULL", f"{name}@%")
@@ -280,7 +289,7 @@ class Lab:
             return error.code, _parsed(error)
 
     def submit(self, **changes: Any) -> str:
-        """Submit a run that takes about ten seconds on one core; its id. `params` are merged."""
+        """Submit a run that takes some seconds on one core; its id. `params` are merged."""
         params = {"sites": ["resid_pre", "attn_out"], "dtype": "float64", "batch_rows": 1}
         body = {
             "method": "activation_patching",
@@ -355,13 +364,21 @@ def lab(folder: Path, **extra_env: str) -> Iterator[Lab]:
         with Lab(folder, postgres, redis, extra_env=extra_env) as found:
             found.token = found.manage("shell", "-v", "0", "-c", SET_UP).splitlines()[-1]
             found.start_web()
-            found.prompts = add_prompts(found, 12)
+            found.prompts = add_prompts(found, 8)
             yield found
     finally:
         for server in (redis.process, postgres.process):
             if server is not None:
                 server.end()
         shutil.rmtree(postgres.folder, ignore_errors=True)
+
+
+def worker_command(name: str) -> list[str]:
+    """How a lab starts a worker."""
+    return [
+        sys.executable, "-m", "celery", "-A", "interp_app.celery", "worker", "-P", "prefork", "-c", "1",
+        "-Q", "gpu", "-n", f"{name}@%h", "--without-gossip", "--without-mingle", "--loglevel", "INFO",
+    ]  # fmt: skip
 
 
 def add_prompts(lab: Lab, count: int) -> dict[str, Any]:

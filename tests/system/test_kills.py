@@ -55,11 +55,13 @@ def test_a_killed_pool_process_costs_one_attempt(lab: Lab, undisturbed: list[byt
 
 
 def test_a_killed_worker_is_replaced_by_another(lab: Lab, undisturbed: list[bytes]):
-    worker = lab.start_worker("first")
+    workers = lab.start_workers("first", "second")
     run = lab.submit()
     lab.wait_for_cells(run)
+    worker = workers[lab.holder(run)]
+    pool = worker.pool_process()
     worker.kill()  # the parent alone: its pool process must not live on as an orphan
-    lab.start_worker("second")
+    eventually(lambda: not is_running(pool), seconds=30, what="the pool process has ended")
     ended = lab.wait_for(run, "succeeded", seconds=90)
     assert ended["attempt"] == 2
     assert lab.cells(run) == undisturbed
@@ -106,12 +108,12 @@ def test_redis_killed_mid_run_costs_nothing_and_the_queue_goes_on_by_itself(lab:
 
 
 def test_a_worker_stopped_past_its_lease_writes_nothing_when_it_wakes(lab: Lab, undisturbed: list[bytes]):
-    sleeper = lab.start_worker("sleeper")
+    workers = lab.start_workers("left", "right")
     run = lab.submit()
     lab.wait_for_cells(run)
+    sleeper = workers[lab.holder(run)]
     pool = sleeper.pool_process()
     os.kill(pool, signal.SIGSTOP)
-    lab.start_worker("awake")
     ended = lab.wait_for(run, "succeeded", seconds=90 + LEASE_SECONDS)
     before = rows_of(lab, run)
     os.kill(pool, signal.SIGCONT)
