@@ -102,9 +102,9 @@ def run(suite: Suite, environment: dict[str, str]) -> Outcome:
         code = process.wait(suite.limit_seconds)
     except BaseException as error:  # also Ctrl-C and SIGTERM: never leave the suite's processes behind
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
+            os.killpg(process.pid, signal.SIGINT)  # pytest then ends its fixtures and writes its report
         try:
-            process.wait(15)
+            process.wait(30)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
         if not isinstance(error, subprocess.TimeoutExpired):
