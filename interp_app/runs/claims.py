@@ -27,6 +27,7 @@ from django.utils import timezone
 from interp_app.core.models import User
 from interp_app.runs import events, wake
 from interp_app.runs.models import Run, Status, Worker
+from interp_app.runs.selectors import online_workers
 
 log = structlog.get_logger(__name__)
 
@@ -236,12 +237,6 @@ def _after_loss(run: Run, reason: str, *, worker_gone: bool) -> tuple[events.New
     event = events.status_event(Status.FAILED, attempt=run.attempt, failure=failure)
     columns = {f"failure_{name}": value for name, value in failure.items()}
     return event, {**_ended(Status.FAILED), **columns, "losses": losses}
-
-
-def online_workers() -> QuerySet[Worker]:
-    """Workers that did not sign off and were heard from within the lease time."""
-    since = timezone.now() - timedelta(seconds=settings.RUN_LEASE_SECONDS)
-    return Worker.objects.filter(heartbeat_at__gte=since, stopped_at__isnull=True)
 
 
 def _requeued() -> dict[str, Any]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db.models import Q
 from django.utils import timezone
@@ -13,7 +14,6 @@ from django.utils import timezone
 from interp_app.catalog.models import ModelSource, PromptSet
 from interp_app.core.errors import not_found
 from interp_app.core.visibility import VisibleQuerySet
-from interp_app.runs import claims
 from interp_app.runs.models import Run, RunArtifact, RunEvent, Tile, Worker
 from interp_app.runs.shapes import for_slim
 from interp_app.runs.states import RESUMABLE
@@ -132,8 +132,9 @@ def artifacts_of(run: Run) -> list[RunArtifact]:
 
 
 def online_workers() -> list[Worker]:
-    """Workers heard from within the lease time."""
-    return list(claims.online_workers())
+    """Workers that did not sign off and were heard from within the lease time."""
+    since = timezone.now() - timedelta(seconds=settings.RUN_LEASE_SECONDS)
+    return list(Worker.objects.filter(heartbeat_at__gte=since, stopped_at__isnull=True))
 
 
 def workers() -> list[tuple[Worker, bool]]:

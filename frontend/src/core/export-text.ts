@@ -35,7 +35,7 @@ function facts(source: FigureSource): Record<string, unknown> {
     title: run.title,
     method: run.method,
     model: run.model.slug,
-    prompts: `${run.prompts.title} v${run.prompts.version} (${run.prompts.id})`,
+    prompts: `${run.prompts.title} v${run.prompts.version}${run.prompts.id ? ` (${run.prompts.id})` : ''}`,
     status: run.status,
     cells: `${source.store.done} of ${source.store.cells}`,
     panel: panel.name,

@@ -54,7 +54,8 @@ export interface SlimRun {
   attempt: number;
   owner: { id: string; name: string };
   model: { slug: string; title: string };
-  prompts: { id: string; title: string; version: number; pairs: number };
+  /** `id` is null, and the title says so, where the viewer may see the run but not its prompt set. */
+  prompts: { id: string | null; title: string; version: number; pairs: number };
   visibility: 'private' | 'lab' | 'public';
   tags: string[];
   summary: Record<string, unknown>;

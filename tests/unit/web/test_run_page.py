@@ -7,6 +7,7 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
+from interp_app.catalog.models import PromptSet
 from interp_app.core.models import User
 from interp_app.runs.models import Run, Status
 from tests.factories import RunFactory
@@ -55,6 +56,24 @@ def test_every_state_has_a_page(ada: Client, member: User, status: str) -> None:
         assert str(run.pk) in text
     if status == Status.QUEUED:
         assert "No worker is online" in text
+
+
+def test_a_public_page_names_nothing_private_that_the_run_stands_on(ada: Client, member: User, finished: Run) -> None:
+    PromptSet.objects.update(visibility="private", title="Secret prompts")
+    Run.objects.filter(pk=finished.pk).update(visibility="private", title="Secret source")
+    run = RunFactory(
+        owner=member, model=finished.model, prompts=finished.prompts, status=Status.SUCCEEDED, visibility="public",
+        reused_from=finished, cloned_from=finished, title="Shared",
+    )  # fmt: skip
+    hers = ada.get(f"/runs/{run.pk}/").text
+    assert "Secret source" in hers
+    assert "Secret prompts" in hers
+    assert "Shared" not in Client().get("/runs/?q=Secret+prompts").text
+    for path in (f"/runs/{run.pk}/", "/", "/runs/"):
+        text = Client().get(path).text
+        assert "Shared" in text
+        for hidden in ("Secret source", "Secret prompts", str(finished.pk), str(run.prompts.prompt_set_id)):
+            assert hidden not in text, path
 
 
 def test_a_run_asked_to_stop_is_cancelling(ada: Client, member: User) -> None:
