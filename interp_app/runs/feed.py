@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, ParamSpec, Protocol, TypeVar
@@ -110,7 +111,7 @@ class Ring:
             self._bytes = size
 
 
-class Follower:
+class Follower(ABC):
     """A loop that reads on a bell and at least every `poll` seconds, as long as somebody watches."""
 
     def __init__(self, name: str) -> None:
@@ -131,12 +132,13 @@ class Follower:
         """Read soon."""
         self._bell.set()
 
+    @abstractmethod
     def poll_seconds(self) -> float:
-        raise NotImplementedError
+        """The longest pause between two readings."""
 
+    @abstractmethod
     async def read(self) -> None:
         """Read what is new and wake the viewers."""
-        raise NotImplementedError
 
     def wake_viewers(self) -> None:
         for viewer in tuple(self.viewers):
