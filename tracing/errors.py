@@ -35,6 +35,76 @@ class SiteError(TracingError):
     code = "site_unknown"
 
 
+class PathError(SiteError, AttributeError):
+    """A module path that does not exist. An AttributeError too, so that hasattr() works on the model's tree."""
+
+    code = "path_unknown"
+
+
+class SiteNotReachedError(SiteError):
+    """The forward never reached a site that a trace reads or writes."""
+
+    code = "site_not_reached"
+
+
+class StepNotReachedError(SiteNotReachedError):
+    """A generation ended before the step whose value was asked for."""
+
+    code = "step_not_reached"
+
+
+class TraceError(TracingError):
+    """Base of what goes wrong in recording or running a trace."""
+
+    code = "trace_error"
+
+
+class RecordError(TraceError, TypeError):
+    """A proxy was used for what only a real value can do: `if proxy:`, `len(proxy)`, a site outside a trace."""
+
+    code = "record_error"
+
+
+class OperationError(TraceError, AttributeError):
+    """An operation that is not in the op table, so a graph cannot hold it."""
+
+    code = "operation_unknown"
+
+
+class NotSavedError(TraceError, RuntimeError):
+    """A value was read after its trace without having been saved."""
+
+    code = "not_saved"
+
+
+class CausalityError(TraceError):
+    """A write would need a value that the forward computes only later."""
+
+    code = "causality"
+
+
+class GradientError(TraceError, RuntimeError):
+    """A gradient that was asked for cannot be reached."""
+
+    code = "gradient_unreachable"
+
+
+class RemoteError(TraceError):
+    """A trace cannot be run on the lab's server."""
+
+    code = "remote_failed"
+
+
+class GraphFormatError(TraceError, ValueError):
+    """A stored graph is malformed, of another version, or holds what no graph may hold."""
+
+    code = "graph_invalid"
+
+
+class UnusedValueWarning(UserWarning):
+    """A value was computed in a trace, yet neither saved nor used: usually a write that was meant for the model."""
+
+
 class ModelError(TracingError):
     """A model folder is missing, has no safetensors weights, or belongs to no known family."""
 

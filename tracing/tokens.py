@@ -41,6 +41,10 @@ class Tokens:
                 remedy="Save the tokenizer again with a current transformers version.",
             ) from error
 
+    def fast(self) -> FastTokenizer:
+        """A copy of the wrapped tokenizer, which its user may set to pad or cut off."""
+        return FastTokenizer.from_str(self._fast.to_str())
+
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         """Token ids of `text`; with `special`, those the model expects around a prompt (BOS) included."""
         return list(self._fast.encode(text, add_special_tokens=special).ids)

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from tracing.errors import SiteError, Stopped
 from tracing.experiments.events import Event, Log, PanelOpened, Progress, Tile
 from tracing.experiments.registry import Cost, Method, MethodSpec, ModelFacts, PromptFacts, RunContext, register
-from tracing.families.facts import sites_of_family
+from tracing.families.facts import require_sweepable, sites_of_family
 from tracing.metric_facts import metric_facts
 from tracing.patching.footprint import ITEM_BYTES, kept_bytes
 from tracing.patching.plan import Lengths, Plan, make_plan
@@ -99,7 +99,8 @@ class ActivationPatchingSpec(MethodSpec):
         return self
 
     def check_model(self, facts: ModelFacts) -> None:
-        """Raises `SiteError` where the model's blocks have no such site (resid_mid on parallel blocks)."""
+        """Raises `SiteError` where sweeps do not run on the model's family, or its blocks have no such site."""
+        require_sweepable(facts.family)
         known = sites_of_family(facts.family)
         for site in self.sites:
             if site not in known:

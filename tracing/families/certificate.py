@@ -1,22 +1,33 @@
-"""Does an adapter describe the model it is used on? Three identities, checked on the model's own forward.
+"""Does an adapter describe the model it is used on? Identities, checked on the model's own forward.
 
-1. residual: embeddings + Σ over layers of (attn_out + mlp_out) = the residual behind the last block;
-2. heads: Σ over heads of z_h · W_O[h] (+ b_O) = attn_out, in every layer;
-3. pattern: attention pattern · v = z, in every layer, key-value heads repeated over their query heads.
-All are linear, so they hold to rounding whatever the weights; a wrong path, slice or head order breaks them.
+Where the residual stream is a sum (all but post-norm models):
+1. residual: embeddings + Σ over layers of what sublayers add (attn_out, mlp_out, …) = the last block's output;
+2. block: resid_mid = resid_pre + attn_out and resid_post = resid_mid + mlp_out, in every layer, which also is the
+   next layer's resid_pre. Parallel blocks have no middle; post-norm blocks have LN(resid_pre + attn_out) = resid_mid.
+Where there are heads:
+3. heads: Σ over heads of z_h · W_O[h] (+ b_O) = attn_out (or what the norm behind attention gets);
+4. pattern: attention pattern · v = z, key-value heads repeated over their query heads;
+5. queries and keys: at position 0, where rotation does nothing, q_rot = q and k_rot = k, after the norm that some
+   families put there, and up to one factor (some scale queries). Attention that cannot be tapped, of modules of one's
+   own: softmax(q·k / √d_head) = pattern.
+And 6. readout: the final norm gets the last residual, and the unembedding returns the logits (softcapped or not).
+All but 5 and the norms are linear, so they hold to rounding whatever the weights; a wrong path, slice or head order
+breaks them. The model's attention is switched to its eager path in this thread alone, for the time of the check.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tracing.errors import AdapterError
-from tracing.models import LanguageModel
-from tracing.patching.hooks import first_argument, hooks, main_output
+from tracing.errors import AdapterError, SiteError
+from tracing.families.adapter import Adapter
+from tracing.families.facts import ModelFacts, model_facts
+from tracing.families.identities import Subject, errors_of
+from tracing.families.reading import read
+from tracing.families.registry import adapter_for, config_of
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """Largest deviation allowed, relative to the largest value of the right-hand side."""
@@ -42,6 +53,8 @@ class CheckReport:
 
     family: str
     identities: tuple[Identity, ...]
+    unchecked: tuple[str, ...] = ()
+    """What could not be checked, and why."""
 
     @property
     def exact(self) -> bool:
@@ -53,134 +66,70 @@ class CheckReport:
         for one in self.identities:
             verdict = "holds" if one.holds else "FAILS"
             lines.append(f"  {verdict}  {one.formula}  (off by {one.error:.1e}, allowed {one.tolerance:.0e})")
+        lines += [f"  not checked: {one}" for one in self.unchecked]
         return "\n".join(lines)
 
 
-@dataclass(slots=True)
-class _Seen:
-    """What one forward showed, a list entry a layer."""
+def certify(model: Any, *, strict: bool = True, inputs: Mapping[str, Any] | None = None) -> CheckReport:
+    """Check the adapter of a model, wrapped or not, on one small input (by default one of seven tokens, or an image).
 
-    embeddings: list[Tensor]
-    final: list[Tensor]
-    attn_out: list[Tensor]
-    mlp_out: list[Tensor]
-    z: list[Tensor]
-    v: list[Tensor]
-    pattern: list[Tensor]
-
-
-def certify(model: LanguageModel, *, strict: bool = True, ids: Tensor | None = None) -> CheckReport:
-    """Check the adapter on a short prompt (`ids` `[batch, position]`, by default seven ids spread over the vocabulary).
-
-    Raises `AdapterError`, with the report as its message, where `strict` and an identity fails or a path is missing.
+    Raises `AdapterError`, with the report as its message, where `strict` and an identity fails, and whenever a path is
+    missing or leads to something else than the adapter says.
     """
-    if ids is None:
-        ids = torch.arange(1, 8).mul(model.facts.vocab_size // 9 or 1).remainder(model.facts.vocab_size)[None]
-    ids = ids.to(model.device)
+    module, adapter, facts = _parts(model)
+    weight = next(module.parameters())
     try:
-        seen = _run(model, ids)
-        errors = (_residual_error(seen), _heads_error(model, seen), _pattern_error(model, seen))
-    except (AttributeError, RuntimeError, IndexError) as error:
+        seen = read(module, adapter, facts, _inputs(module, adapter, facts, inputs))
+        subject = Subject(module, adapter, facts, seen)
+        allowed = _tolerance(module, weight.dtype)
+        with torch.inference_mode():
+            found = tuple(Identity(*one, allowed) for one in errors_of(subject))
+    except (AttributeError, RuntimeError, IndexError, AssertionError, SiteError) as error:
         raise AdapterError(
-            f"The adapter {model.adapter.family!r} does not fit this model: {error}.",
+            f"The adapter {adapter.family!r} does not fit this model: {error}.",
             remedy="Its module paths or slices differ from this version of the architecture.",
         ) from error
-    tolerance = TOLERANCE[model.dtype]
-    names = (
-        ("residual", "embeddings + Σ (attn_out + mlp_out) = final residual"),
-        ("heads", "Σ z·W_O + b_O = attn_out"),
-        ("pattern", "pattern·v = z"),
-    )
-    report = CheckReport(
-        model.adapter.family,
-        tuple(Identity(*name, error, tolerance) for name, error in zip(names, errors, strict=True)),
-    )
+    unchecked = (f"attention from inside: {seen.missing}",) if seen.missing else ()
+    report = CheckReport(adapter.family, found, unchecked)
     if strict and not report.exact:
         raise AdapterError(str(report), remedy="Fix the adapter's paths and slices, then check again.")
     return report
 
 
-@contextmanager
-def _eager(model: LanguageModel) -> Iterator[None]:
-    """Attention that returns its pattern, for the time of the check.
-
-    What every part's config said before is written back as it was: switching back by name would check the name again,
-    and would give parts with different implementations the same one.
-    """
-    module: Any = model.module
-    configs = {id(part.config): part.config for part in module.modules() if hasattr(part, "config")}
-    before = [(config, config._attn_implementation) for config in configs.values()]
-    try:
-        module.set_attn_implementation("eager")
-        yield
-    finally:
-        for config, was in before:
-            config._attn_implementation = was
+def _parts(model: Any) -> tuple[nn.Module, Adapter, ModelFacts]:
+    """Module, adapter and sizes of a wrapper (as it has them) or of a bare module."""
+    if isinstance(model, nn.Module):
+        return model, adapter_for(model), model_facts(config_of(model))
+    return model._model, model.adapter, model.facts
 
 
-def _run(model: LanguageModel, ids: Tensor) -> _Seen:
-    adapter, seen = model.adapter, _Seen([], [], [], [], [], [], [])
-    d_head = model.facts.d_head
-
-    def attention(output: Any) -> None:
-        seen.attn_out.append(main_output(output))
-        seen.pattern.append(output[1])
-
-    def before_out(args: Any, kwargs: Any) -> None:
-        seen.z.append(split_heads(first_argument(args, kwargs), d_head))
-
-    with hooks() as registered, torch.inference_mode(), _eager(model):
-        for path in adapter.embeddings:
-            registered.after(model.part(path), lambda output: seen.embeddings.append(main_output(output)))
-        for block in model.blocks:
-            registered.after(block.get_submodule(adapter.attn), attention)
-            registered.before(block.get_submodule(adapter.out_proj), before_out)
-            registered.after(
-                block.get_submodule(adapter.v.path),
-                lambda output: seen.v.append(adapter.v.of(main_output(output), d_head)),
-            )
-            registered.after(block.get_submodule(adapter.mlp), lambda output: seen.mlp_out.append(main_output(output)))
-        registered.after(model.blocks[-1], lambda output: seen.final.append(main_output(output)))
-        model.part(adapter.backbone)(input_ids=ids, use_cache=False)
-    return seen
+def _tolerance(module: nn.Module, dtype: torch.dtype) -> float:
+    # Mamba's default rounds the residual stream to float32 in every block, whatever the weights are.
+    if getattr(getattr(module, "config", None), "residual_in_fp32", False):
+        dtype = torch.float32 if dtype == torch.float64 else dtype
+    return TOLERANCE[dtype]
 
 
-def _deviation(left: Tensor, right: Tensor) -> float:
-    return float((left - right).abs().max() / right.abs().max().clamp_min(1e-30))
-
-
-def _residual_error(seen: _Seen) -> float:
-    total = sum(seen.embeddings) + sum(seen.attn_out) + sum(seen.mlp_out)
-    assert isinstance(total, Tensor)
-    return _deviation(total, seen.final[0])
-
-
-def _heads_error(model: LanguageModel, seen: _Seen) -> float:
-    errors = []
-    for block, z, attn_out in zip(model.blocks, seen.z, seen.attn_out, strict=True):
-        out_proj = block.get_submodule(model.adapter.out_proj)
-        weight = split_heads(output_weight(out_proj).T, model.facts.d_head).permute(1, 2, 0)
-        total = torch.einsum("bphd,hdm->bpm", z, weight)
-        bias = getattr(out_proj, "bias", None)
-        errors.append(_deviation(total if bias is None else total + bias, attn_out))
-    return max(errors)
-
-
-def split_heads(values: Tensor, d_head: int) -> Tensor:
-    """`[…, head · d_head]` to `[…, head, d_head]`."""
-    return values.reshape(*values.shape[:-1], -1, d_head)
-
-
-def output_weight(linear: nn.Module) -> Tensor:
-    """W_O as `[head · d_head, d_model]`, whatever way round the module stores it (Conv1D does not transpose)."""
-    weight = linear.weight
-    assert isinstance(weight, Tensor)
-    return weight.T if isinstance(linear, nn.Linear) else weight
-
-
-def _pattern_error(model: LanguageModel, seen: _Seen) -> float:
-    group = model.facts.n_heads // model.facts.n_kv_heads
-    return max(
-        _deviation(torch.einsum("bhqk,bkhd->bqhd", pattern, v.repeat_interleave(group, 2)), z)
-        for pattern, v, z in zip(seen.pattern, seen.v, seen.z, strict=True)
-    )
+def _inputs(
+    module: nn.Module, adapter: Adapter, facts: ModelFacts, inputs: Mapping[str, Any] | None
+) -> Mapping[str, Any] | tuple[Tensor, ...]:
+    """A forward's arguments: given, or seven ids spread over the vocabulary, or an image of waves."""
+    weight = next(module.parameters())
+    if inputs is not None:
+        return {
+            name: value.to(weight.device, weight.dtype if value.is_floating_point() else value.dtype)
+            for name, value in inputs.items()
+        }
+    if adapter.input_name == "pixel_values":
+        config: Any = module.config
+        size = config.image_size if isinstance(config.image_size, list | tuple) else (config.image_size,) * 2
+        waves = torch.arange(config.num_channels * size[0] * size[1], device=weight.device).mul(0.7).sin()
+        return {"pixel_values": waves.reshape(1, config.num_channels, *size).to(weight.dtype)}
+    tokens = min(7, facts.max_positions)
+    ids = torch.arange(1, tokens + 1, device=weight.device).mul(facts.vocab_size // 9 or 1)[None] % facts.vocab_size
+    if not adapter.input_name:
+        return (ids,)
+    more = {"decoder_input_ids": ids[:, :-2]} if adapter.encoder else {}
+    # A cache would only cost memory; models with attention and state space models have this switch, encoders do not.
+    caching = {"use_cache": False} if getattr(getattr(module, "config", None), "use_cache", None) else {}
+    return {adapter.input_name: ids, **more, **caching}

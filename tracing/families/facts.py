@@ -6,12 +6,20 @@ means as many as query heads.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
-from tracing.errors import ModelError
-from tracing.families.adapter import Adapter
-from tracing.families.registry import adapter_of
+from tracing.errors import ModelError, SiteError
+from tracing.families.registry import adapter_of, families, family_of
+from tracing.families.weights import count_weights
+
+WIDTH: Final = ("hidden_size", "n_embd", "d_model")
+HEADS: Final = ("num_attention_heads", "n_head", "num_heads")
+LAYERS: Final = ("num_hidden_layers", "n_layer", "num_decoder_layers", "num_layers")
+KEY_VALUE_HEADS: Final = ("num_key_value_heads", "num_kv_heads")
+HEAD_WIDTH: Final = ("head_dim", "d_kv")
+MLP_WIDTH: Final = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", "d_ff")
+POSITIONS: Final = ("max_position_embeddings", "n_positions", "seq_length")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,32 +36,57 @@ class ModelFacts:
     vocab_size: int
     max_positions: int
     n_params: int
+    n_encoder_layers: int = 0
 
 
 def sites_of_family(family: str) -> tuple[str, ...]:
     """Names of the standard sites that blocks of this family have. Raises `ModelError` for an unknown family."""
-    return adapter_of(family).sites
+    return adapter_of(family).all_sites
+
+
+def is_sweepable(family: str) -> bool:
+    """Whether `tracing.patching` can take the blocks of this family apart; False for an unknown family."""
+    return family in families() and adapter_of(family).sweepable
+
+
+def require_sweepable(family: str) -> None:
+    """Raises `SiteError` for a family whose blocks `tracing.patching` cannot rebuild from their parts."""
+    if not adapter_of(family).sweepable:
+        able = ", ".join(name for name in families() if adapter_of(name).sweepable)
+        raise SiteError(
+            f"Activation patching sweeps do not run on the family {family}: its blocks are not the sequential pre-norm "
+            "blocks, with plain causal attention, that the sweep takes apart.",
+            remedy=f"Sweeps run on {able}; on other families, patch in a trace.",
+            where={"family": family},
+        )
 
 
 def model_facts(config: Mapping[str, Any]) -> ModelFacts:
     """Sizes from a parsed config.json. Raises `ModelError` for an unknown family or a config that lacks a size."""
-    family = str(config.get("model_type", ""))
-    adapter = adapter_of(family)
-    d_model = _size(config, "hidden_size", "n_embd")
-    n_heads = _size(config, "num_attention_heads", "n_head")
-    facts = ModelFacts(
-        family=family,
-        n_layers=_size(config, "num_hidden_layers", "n_layer"),
-        n_heads=n_heads,
-        n_kv_heads=_size(config, "num_key_value_heads", default=n_heads),
-        d_model=d_model,
-        d_head=_size(config, "head_dim", default=d_model // n_heads),
-        d_mlp=_size(config, "intermediate_size", "n_inner", default=4 * d_model),
-        vocab_size=_size(config, "vocab_size"),
-        max_positions=_size(config, "max_position_embeddings", "n_positions"),
-        n_params=0,
+    name = str(config.get("model_type", ""))
+    family, adapter = family_of(name), adapter_of(name, config)
+    config = {**dict(adapter.defaults), **config}
+    config |= family.sizes(config) if family.sizes else {}
+    facts = ModelFacts(family=name, n_params=0, **_sizes(config))
+    return replace(
+        facts, n_params=family.count(facts, config) if family.count else count_weights(facts, adapter, config)
     )
-    return _with_params(facts, adapter, config)
+
+
+def _sizes(config: Mapping[str, Any]) -> dict[str, int]:
+    d_model = _size(config, *WIDTH)
+    n_heads = _size(config, *HEADS)
+    return {
+        "n_layers": _size(config, *LAYERS),
+        "n_heads": n_heads,
+        "n_kv_heads": _size(config, *KEY_VALUE_HEADS, default=n_heads),
+        "d_model": d_model,
+        "d_head": _size(config, *HEAD_WIDTH, default=d_model // max(1, n_heads)),
+        "d_mlp": _size(config, *MLP_WIDTH, default=4 * d_model),
+        "vocab_size": _size(config, "vocab_size"),
+        "max_positions": _size(config, *POSITIONS),
+        "n_encoder_layers": _size(config, "num_layers", default=0) if config.get("is_encoder_decoder") else 0,
+    }
 
 
 def _size(config: Mapping[str, Any], *names: str, default: int | None = None) -> int:
@@ -63,32 +96,7 @@ def _size(config: Mapping[str, Any], *names: str, default: int | None = None) ->
             return int(value)
     if default is None:
         raise ModelError(
-            f"The model's config.json does not say its {' (or '.join(names)}{')' * (len(names) - 1)}.",
+            f"The model's config.json does not say its {' (or '.join(names[:2])}{')' * (len(names[:2]) - 1)}.",
             remedy="Save the model again with save_pretrained of a current transformers version.",
         )
     return default
-
-
-def _with_params(facts: ModelFacts, adapter: Adapter, config: Mapping[str, Any]) -> ModelFacts:
-    """`facts` with the parameter count that its sizes imply."""
-    width, query, key_value = facts.d_model, facts.n_heads * facts.d_head, facts.n_kv_heads * facts.d_head
-    attention_bias, mlp_bias = adapter.has_biases(config)
-    projections = 3 if adapter.gated_mlp else 2
-    norm = width * (2 if adapter.norm_bias else 1)
-    block = (
-        2 * width * query
-        + 2 * width * key_value
-        + (query + 2 * key_value + width if attention_bias else 0)
-        + projections * width * facts.d_mlp
-        + ((projections - 1) * facts.d_mlp + width if mlp_bias else 0)
-        + 2 * norm
-    )
-    tied = bool(config.get("tie_word_embeddings", adapter.tied_by_default))
-    total = (
-        facts.vocab_size * width * (1 if tied else 2)
-        + (facts.max_positions * width if adapter.learned_positions else 0)
-        + facts.n_layers * block
-        + norm
-    )
-    values = {name: getattr(facts, name) for name in ModelFacts.__slots__}
-    return ModelFacts(**{**values, "n_params": total})

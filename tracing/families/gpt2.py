@@ -2,7 +2,9 @@
 
 from typing import Final
 
-from tracing.families.adapter import Adapter, HeadSlice
+from tracing.families.adapter import Adapter
+from tracing.families.sites import fused
+from tracing.families.weights import Weights
 
 GPT2: Final = Adapter(
     family="gpt2",
@@ -13,12 +15,10 @@ GPT2: Final = Adapter(
     unembed="lm_head",
     norm_attn="ln_1",
     attn="attn",
-    q=HeadSlice("attn.c_attn", 0, 3),
-    k=HeadSlice("attn.c_attn", 1, 3),
-    v=HeadSlice("attn.c_attn", 2, 3),
+    **fused("attn.c_attn"),
     out_proj="attn.c_proj",
     norm_mlp="ln_2",
     mlp="mlp",
-    learned_positions=True,
-    tied_by_default=True,
+    sweepable=True,
+    weights=Weights(learned_positions=True, tied=True),
 )

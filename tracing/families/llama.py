@@ -5,7 +5,9 @@ z has the query heads, k and v the key-value heads, and `head_dim` of the config
 
 from typing import Final
 
-from tracing.families.adapter import Adapter, HeadSlice
+from tracing.families.adapter import Adapter
+from tracing.families.sites import separate
+from tracing.families.weights import Weights
 
 LLAMA: Final = Adapter(
     family="llama",
@@ -16,14 +18,12 @@ LLAMA: Final = Adapter(
     unembed="lm_head",
     norm_attn="input_layernorm",
     attn="self_attn",
-    q=HeadSlice("self_attn.q_proj"),
-    k=HeadSlice("self_attn.k_proj"),
-    v=HeadSlice("self_attn.v_proj"),
+    **separate("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     out_proj="self_attn.o_proj",
     norm_mlp="post_attention_layernorm",
     mlp="mlp",
     positional=("position_embeddings",),
     gated_mlp=True,
-    biases=("attention_bias", "mlp_bias"),
-    norm_bias=False,
+    sweepable=True,
+    weights=Weights(qkv_bias="attention_bias", out_bias="attention_bias", mlp_bias="mlp_bias", norm_bias=False),
 )

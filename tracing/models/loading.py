@@ -1,21 +1,36 @@
 """From a folder to a module: safetensors weights only, no code from the folder, nothing from the network."""
 
+import difflib
 import json
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
 import torch
+import transformers
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import CONFIG_MAPPING
+from transformers.models.auto import modeling_auto
+from transformers.utils.import_utils import is_accelerate_available
 
 from tracing.errors import ModelError
-from tracing.families import adapter_of
+from tracing.models.hub import Source
 
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "model.pth", "consolidated.00.pth")
 """Names under which weights are stored as pickles, which can run any code when read."""
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+TASKS: Final = (
+    modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+    modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
+    modeling_auto.MODEL_MAPPING_NAMES,
+)
+"""Where to look for the class of a config that does not name its architecture, most wanted first."""
+
+DeviceMap = str | int | torch.device | Mapping[str, Any]
 
 
 def dtype_of(dtype: str | torch.dtype) -> torch.dtype:
@@ -28,87 +43,182 @@ def dtype_of(dtype: str | torch.dtype) -> torch.dtype:
         raise ModelError(f"Unknown precision {dtype!r}.", remedy=f"Choose one of {', '.join(DTYPES)}.") from None
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def device_of(device: str | int | torch.device) -> torch.device:
+    """A torch device that this machine has. Raises `ModelError` for others."""
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ModelError(
+            f"There is no device {str(device)!r} on this machine.",
+            remedy='Use "cpu", or "cuda" where torch finds a GPU (torch.cuda.is_available()).',
+        ) from error
+    return found
+
+
+def unknown_keywords(where: str, given: Iterable[str], known: Iterable[str]) -> TypeError:
+    """The error for keywords that `where` does not have, with the ones that were probably meant."""
+    known = sorted(known)
+    parts = []
+    for name in sorted(given):
+        near = difflib.get_close_matches(name, known, 1, 0.6) or [one for one in known if one in name]
+        parts.append(repr(name) + (f" (did you mean {near[0]!r}?)" if near else ""))
+    return TypeError(f"{where} has no keyword argument {', '.join(parts)}. It takes {', '.join(known)}.")
+
+
+def read_config(source: Source) -> dict[str, Any]:
     """The parsed config.json. Raises `ModelError` where folder or file is missing or unreadable."""
+    folder, name = source.folder, source.name
     if not folder.is_dir():
         raise ModelError(
-            f"There is no model folder {folder.name!r}.",
+            f"There is no model folder {name!r}.",
             remedy="Give the folder that save_pretrained wrote: it has config.json and model.safetensors.",
-            where={"folder": folder.name},
+            where={"folder": name},
         )
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(
-            f"The folder {folder.name!r} has no config.json, so it is not a saved model.",
+            f"The folder {name!r} has no config.json, so it is not a saved model.",
             remedy="Give the folder that save_pretrained wrote.",
-            where={"folder": folder.name},
+            where={"folder": name},
         ) from None
     except ValueError as error:
-        raise ModelError(f"The config.json of {folder.name!r} is not valid JSON: {error}.") from error
+        raise ModelError(f"The config.json of {name!r} is not valid JSON: {error}.") from error
     if not isinstance(config, dict):
-        raise ModelError(f"The config.json of {folder.name!r} is not an object.")
+        raise ModelError(f"The config.json of {name!r} is not an object.")
     return config
 
 
-def require_safetensors(folder: Path) -> None:
+def require_safetensors(source: Source) -> None:
     """Raises `ModelError` where the folder has no safetensors weights, and says how to convert pickled ones."""
+    folder, name = source.folder, source.name
     if any(folder.glob("*.safetensors")):
         return
-    pickled = [name for name in PICKLED if (folder / name).exists()]
+    pickled = [file for file in PICKLED if (folder / file).exists()]
     if pickled:
         raise ModelError(
-            f"The folder {folder.name!r} has only pickled weights ({', '.join(pickled)}), which can run any code "
+            f"The folder {name!r} has only pickled weights ({', '.join(pickled)}), which can run any code "
             "when they are read; only safetensors are loaded.",
             remedy="Convert them where you trust them: AutoModelForCausalLM.from_pretrained(folder)"
             ".save_pretrained(new_folder, safe_serialization=True).",
-            where={"folder": folder.name, "pickled": pickled},
+            where={"folder": name, "pickled": pickled},
+        )
+    if source.fetched:
+        raise ModelError(
+            f"The model {name!r} has no safetensors weights in the hub's cache; pickled ones are never fetched.",
+            remedy='Fetch it online if it has them, or convert it. To look at it without weights, pass device="meta".',
+            where={"folder": name},
         )
     raise ModelError(
-        f"The folder {folder.name!r} has no weights: there is no *.safetensors file in it.",
-        remedy="Save the model with save_pretrained(folder).",
-        where={"folder": folder.name},
+        f"The folder {name!r} has no weights: there is no *.safetensors file in it.",
+        remedy='Save the model with save_pretrained(folder). To look at the model without weights, pass device="meta".',
+        where={"folder": name},
     )
 
 
-def load_module(folder: Path, *, dtype: torch.dtype, device: torch.device) -> nn.Module:
-    """The unmodified transformers module of a folder, in `dtype` on `device`.
+def architecture(config: Mapping[str, Any], name: str) -> Any:
+    """The transformers class of a parsed config.json: the one it names, else the likeliest one for its model type.
 
-    Raises `ModelError` for a missing folder, an unknown family, pickled weights, or weights that do not fit the config.
+    Raises `ModelError` for a model that transformers does not have; code in a model's folder is never run.
     """
-    config = read_config(folder)
-    adapter_of(str(config.get("model_type", "")))
-    require_safetensors(folder)
+    family = str(config.get("model_type", ""))
+    if family not in CONFIG_MAPPING:
+        raise ModelError(
+            f"The model {name!r} is of the type {family!r}, which transformers {transformers.__version__} does not "
+            "have, and code that a model brings along is never run.",
+            remedy="Build the module yourself and wrap it: LanguageModel(module), or Model(module).",
+            where={"family": family},
+        )
+    named = config.get("architectures") or []
+    by_type = [tasks[family] for tasks in TASKS if family in tasks]
+    for candidate in (*named, *(one if isinstance(one, str) else one[0] for one in by_type)):
+        found = getattr(transformers, candidate, None) if isinstance(candidate, str) else None
+        if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
+            continue
+        if getattr(found.config_class, "model_type", None) == family:
+            return found
+    raise ModelError(f"transformers has no model class for {name!r} ({family}).", where={"family": family})
+
+
+def build_module(source: Source, *, dtype: torch.dtype, attn_implementation: str | None = None) -> nn.Module:
+    """The module of a config.json on the "meta" device: all shapes, no weights."""
+    config = read_config(source)
+    kind = architecture(config, source.name)
+    options = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            str(folder),
+        with torch.device("meta"):
+            module: nn.Module = kind._from_config(kind.config_class.from_dict(config), dtype=dtype, **options)
+    except (OSError, ValueError, RuntimeError, ImportError, TypeError) as error:
+        raise _unloadable(source, error) from error
+    return module
+
+
+def load_module(
+    source: Source,
+    *,
+    dtype: torch.dtype | str,
+    device: torch.device | None = None,
+    device_map: DeviceMap | None = None,
+    attn_implementation: str | None = None,
+) -> nn.Module:
+    """The unmodified transformers module of a folder, in `dtype` on `device` or spread by `device_map`.
+
+    Raises `ModelError` for a missing folder, an unknown type, pickled weights, or weights that do not fit the config.
+    """
+    kind = architecture(read_config(source), source.name)
+    require_safetensors(source)
+    options: dict[str, Any] = {}
+    if attn_implementation is not None:
+        options["attn_implementation"] = attn_implementation
+    if device_map is not None:
+        require_accelerate(device_map)
+        options["device_map"] = device_map if isinstance(device_map, str) else dict(device_map)  # type: ignore[arg-type]
+    try:
+        loaded: Any = kind.from_pretrained(
+            str(source.folder),
             dtype=dtype,
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
+            **options,
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ModelError(
-            f"The model in {folder.name!r} cannot be loaded: {_without_path(str(error), folder)}.",
-            remedy="Check that config.json and the weights belong together, or save the model again with "
-            "save_pretrained(folder).",
-            where={"folder": folder.name},
-        ) from error
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        raise _unloadable(source, error) from error
     module, info = loaded
     missing = sorted(info["missing_keys"])
     if missing:
         raise ModelError(
-            f"The weights of {folder.name!r} lack {len(missing)} tensors of the architecture, first {missing[0]!r}.",
+            f"The weights of {source.name!r} lack {len(missing)} tensors of the architecture, first {missing[0]!r}.",
             remedy="Check that config.json and the weights belong together.",
-            where={"folder": folder.name, "missing": missing[:20]},
+            where={"folder": source.name, "missing": missing[:20]},
         )
     assert isinstance(module, nn.Module)
-    return module.to(device)
+    return module if device is None else module.to(device)
 
 
-def _without_path(text: str, folder: Path) -> str:
-    """`text` with the folder's name where it has the folder's place on this machine: failures are shown to people."""
+def require_accelerate(device_map: object) -> None:
+    """Raises `ModelError` where spreading a model over devices is asked for and accelerate is not installed."""
+    if not is_accelerate_available():
+        raise ModelError(
+            f"device_map={device_map!r} needs the package accelerate, which is not installed.",
+            remedy='pip install accelerate, or name one device: device="cpu".',
+        )
+
+
+def _unloadable(source: Source, error: Exception) -> ModelError:
+    return ModelError(
+        f"The model in {source.name!r} cannot be loaded: {_without_path(str(error), source)}.",
+        remedy="Check that config.json and the weights belong together, or save the model again with "
+        "save_pretrained(folder).",
+        where={"folder": source.name},
+    )
+
+
+def _without_path(text: str, source: Source) -> str:
+    """`text` with the model's name where it has the folder's place on this machine: failures are shown to people."""
+    folder = source.folder
     for place in sorted({str(folder.resolve()), str(folder.absolute())}, key=len, reverse=True):
-        text = text.replace(place, folder.name)
+        text = text.replace(place, source.name)
     return text.removesuffix(".")

@@ -22,7 +22,8 @@ class Hooks:
     def before(self, module: nn.Module, hook: PreHook) -> None:
         """Call `hook(args, kwargs)` before the module runs; what it returns replaces them."""
 
-        def guarded(_: nn.Module, args: Any, kwargs: Any) -> Any:
+        def guarded(_: nn.Module, args: Any, kwargs: Any = None) -> Any:
+            # A hook taken off while another thread's forward iterates is called there without kwargs.
             return hook(args, kwargs) if threading.get_ident() == self._thread else None
 
         self._handles.append(module.register_forward_pre_hook(guarded, with_kwargs=True))
@@ -30,8 +31,8 @@ class Hooks:
     def after(self, module: nn.Module, hook: PostHook) -> None:
         """Call `hook(output)` after the module ran; what it returns, unless None, replaces the output."""
 
-        def guarded(_: nn.Module, args: Any, output: Any) -> Any:
-            return hook(output) if threading.get_ident() == self._thread else None
+        def guarded(_: nn.Module, *arguments: Any) -> Any:
+            return hook(arguments[-1]) if threading.get_ident() == self._thread else None
 
         self._handles.append(module.register_forward_hook(guarded))
 

@@ -29,7 +29,7 @@ from itertools import groupby
 from typing import Final, Literal
 
 from tracing.errors import SiteError, SpecError
-from tracing.families import ModelFacts
+from tracing.families.facts import ModelFacts, require_sweepable
 from tracing.patching.flops import BlockFlops, in_words
 
 Kind = Literal["resid", "attn", "mlp", "heads"]
@@ -207,7 +207,8 @@ def make_plan(
 ) -> Plan:
     """Plan a sweep. `targets_only`: the metric reads only the answers' and foils' logits.
 
-    Raises `SiteError` for a site that cannot be patched on these axes, `SpecError` where there are no pairs.
+    Raises `SiteError` for a family or site that cannot be patched, or not on these axes, `SpecError` where there are
+    no pairs.
     """
     _check_sites(facts, sites, per_head)
     if not pairs:
@@ -244,6 +245,7 @@ def make_plan(
 
 
 def _check_sites(facts: ModelFacts, sites: Sequence[str], per_head: bool) -> None:
+    require_sweepable(facts.family)
     for site in sites:
         if site not in POSITION_SITES:
             raise SiteError(f"The site {site!r} cannot be patched.", remedy=f"Sites: {', '.join(POSITION_SITES)}.")

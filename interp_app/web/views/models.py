@@ -11,6 +11,7 @@ from interp_app.runs import selectors
 from interp_app.web.http import lab_page
 from tracing import experiments
 from tracing.experiments.registry import Method
+from tracing.families.facts import is_sweepable
 
 LAST_RUNS: Final = 10
 SITE_HELP: Final = {
@@ -27,6 +28,11 @@ SITE_HELP: Final = {
     "pattern": "attention weights of each head",
     "head_out": "what each head adds to the stream",
     "logits": "the model's output",
+    "scores": "attention before the softmax, masked",
+    "q_rot": "queries as attention uses them, rotated",
+    "k_rot": "keys as attention uses them, rotated",
+    "mixer_out": "what the mixer adds to the stream",
+    "cross_out": "what attention to the encoder adds to the stream",
 }
 
 
@@ -46,7 +52,8 @@ def model(request: HttpRequest, slug: str) -> HttpResponse:
     """One model: facts, sites, hashes, where it is warm, its last runs."""
     found = catalog.model_by_slug(slug)
     online = selectors.online_workers()
-    patchable = {site for method in experiments.methods() for site in _sites_of(method)}
+    able = is_sweepable(found.family)
+    patchable = {site for method in experiments.methods() for site in _sites_of(method) if able}
     context = {
         "model": found,
         "facts": catalog.facts_of(found),

@@ -13,3 +13,11 @@ def test_the_sites_that_experiments_patch_are_marked(ada: Client, model: ModelSo
     marked = {site for site, shown in sites.items() if "patchable" in shown}
     assert marked == {"resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z"}
     assert {"q", "k", "v", "pattern"} <= sites.keys() - marked
+
+
+def test_no_site_is_marked_where_experiments_refuse_the_family(ada: Client, model: ModelSource) -> None:
+    model.family = "gpt_neox"
+    model.save()
+    text = ada.get(f"/models/{model.slug}/").text
+    assert '<dt class="mono">resid_pre</dt>' in text
+    assert 'class="tag">patchable' not in text

@@ -1,10 +1,16 @@
-"""Folders that cannot be loaded say why and what to do; those that can are loaded without running their code."""
+"""Folders and hub ids that cannot be loaded say why and what to do; no code of the others is run."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 from safetensors.torch import load_file, save_file
 
 from tests.decoders import gpt2
@@ -57,11 +63,28 @@ def test_a_folder_without_weights_says_so(saved: Path) -> None:
         LanguageModel(saved)
 
 
-def test_an_unknown_family_is_refused_before_its_weights_are_read(saved: Path) -> None:
-    config = json.loads((saved / "config.json").read_text(encoding="utf-8"))
-    (saved / "config.json").write_text(json.dumps({**config, "model_type": "rwkv"}), encoding="utf-8")
-    with pytest.raises(ModelError, match="no adapter for the model family 'rwkv'"):
+def change_config(folder: Path, **changes: object) -> None:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps({**config, **changes}), encoding="utf-8")
+
+
+def test_a_model_that_transformers_lacks_is_refused_and_its_code_not_run(saved: Path) -> None:
+    change_config(saved, model_type="mine", auto_map={"AutoModelForCausalLM": "code.Mine"})
+    (saved / "code.py").write_text("raise SystemExit('was run')", encoding="utf-8")
+    with pytest.raises(ModelError, match=r"type 'mine'.*never run.*LanguageModel\(module\)"):
         LanguageModel(saved)
+
+
+def test_an_architecture_of_another_type_is_not_believed(saved: Path) -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 48}
+    change_config(saved, model_type="llama", **sizes)  # while the architecture is still GPT-2's
+    with pytest.raises(ModelError, match=r"'tiny' lack .* 'lm_head\.weight'"):
+        LanguageModel(saved)
+
+
+def test_a_config_without_architecture_is_a_causal_model(saved: Path) -> None:
+    change_config(saved, architectures=None)
+    assert type(LanguageModel(saved).module).__name__ == "GPT2LMHeadModel"
 
 
 def test_weights_that_lack_a_tensor_are_refused(saved: Path) -> None:
@@ -102,3 +125,160 @@ def test_a_model_describes_itself_in_a_notebook() -> None:
     assert repr(LanguageModel(gpt2(), dtype="float64")) == (
         "LanguageModel(gpt2, 3 layers × 4 heads, d_model 32, 0.0M parameters, float64 on cpu)"
     )
+
+
+# -- devices ----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("device_map", ["auto", "sequential", "cpu", {"": "cpu"}, torch.device("cpu")])
+@pytest.mark.parametrize("kind", ["folder", "module"])
+def test_a_model_is_spread_over_what_the_machine_has(kind: str, device_map: Any, saved: Path) -> None:
+    model = LanguageModel(saved if kind == "folder" else gpt2(), device_map=device_map)
+    expected = LanguageModel(saved).logits([[1, 2, 3]])
+    torch.testing.assert_close(model.logits([[1, 2, 3]]).cpu(), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_map_over_parts_is_followed(saved: Path) -> None:
+    parts = {"transformer": "cpu", "lm_head": "cpu"}
+    assert LanguageModel(saved, device_map=parts).device.type == "cpu"
+    with pytest.raises(ModelError, match=r"cannot be laid out as \{'transformer\.wte': 'cpu'\}"):
+        LanguageModel(gpt2(), device_map={"transformer.wte": "cpu"})
+
+
+def test_spreading_without_accelerate_says_how_to_install_it(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tracing.models.loading.is_accelerate_available", lambda: False)
+    for model in (saved, gpt2()):
+        with pytest.raises(ModelError, match=r"device_map='auto' needs .* accelerate.*pip install accelerate"):
+            LanguageModel(model, device_map="auto")
+    assert LanguageModel(saved, device_map="cpu").device.type == "cpu"
+
+
+@pytest.mark.parametrize("options", [{"device": "cuda:99"}, {"device_map": "cuda:99"}, {"device": "tpu"}])
+def test_a_device_that_is_not_there_is_named(saved: Path, options: dict[str, str]) -> None:
+    with pytest.raises(ModelError, match=f"no device '{next(iter(options.values()))}' on this machine"):
+        LanguageModel(saved, **options)
+
+
+def test_one_device_and_a_map_contradict_each_other(saved: Path) -> None:
+    with pytest.raises(TypeError, match=r"either device .* or device_map"):
+        LanguageModel(saved, device="cpu", device_map="auto")
+
+
+def test_a_module_in_memory_stays_as_it_is_unless_told_otherwise() -> None:
+    module = gpt2().double()
+    assert LanguageModel(module).dtype == torch.float64
+    assert LanguageModel(module, dtype="float32", device="cpu").dtype == torch.float32
+    assert LanguageModel(module, attn_implementation="eager").attention == "eager"
+    with pytest.raises(ModelError, match="cannot run attention as 'magic'"):
+        LanguageModel(module, attn_implementation="magic")
+
+
+def test_a_folder_is_loaded_in_32_bits_unless_told_otherwise(saved: Path) -> None:
+    gpt2().to(torch.bfloat16).save_pretrained(saved)
+    assert LanguageModel(saved).dtype == torch.float32
+    assert LanguageModel(saved, dtype="auto").dtype == torch.bfloat16
+    assert LanguageModel(saved, dtype=torch.float64, attn_implementation="eager").attention == "eager"
+
+
+# -- the hub ----------------------------------------------------------------------------------------------------------
+HUB_ID = "openai-community/gpt2"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def cache(tmp_path: Path, saved: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A hub cache that holds one model, and no network."""
+    cache = tmp_path / "hub"
+    repository = cache / f"models--{HUB_ID.replace('/', '--')}"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(COMMIT, encoding="utf-8")
+    shutil.copytree(saved, repository / "snapshots" / COMMIT)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    return cache
+
+
+@pytest.mark.parametrize("revision", [None, "main", COMMIT])
+def test_a_hub_id_is_loaded_from_the_cache(cache: Path, revision: str | None) -> None:
+    model = LanguageModel(HUB_ID, revision=revision)
+    torch.testing.assert_close(model.logits([[1, 2, 3]]), gpt2()(torch.tensor([[1, 2, 3]])).logits)
+    assert model.source is not None
+    assert model.source.name == HUB_ID
+
+
+def test_a_hub_id_is_looked_up_where_the_environment_says(cache: Path) -> None:
+    code = "from tracing import LanguageModel; print(repr(LanguageModel('openai-community/gpt2', device_map='auto')))"
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.startswith("LanguageModel(gpt2, 3 layers")
+
+
+def test_a_hub_id_that_is_not_in_the_cache_says_what_to_do(cache: Path) -> None:
+    with pytest.raises(ModelError, match=r"'nobody/nothing' is not on this machine.*HF_HUB_OFFLINE.*Go online once"):
+        LanguageModel("nobody/nothing")
+    with pytest.raises(ModelError, match="at revision 'v9' is not on this machine"):
+        LanguageModel(HUB_ID, revision="v9")
+
+
+def test_a_cached_model_without_safetensors_is_refused(cache: Path) -> None:
+    weights = cache / "models--openai-community--gpt2" / "snapshots" / COMMIT / "model.safetensors"
+    weights.rename(weights.with_name("pytorch_model.bin"))
+    with pytest.raises(ModelError, match=f"'{HUB_ID}' has .*pickled"):
+        LanguageModel(HUB_ID)
+    assert not LanguageModel(HUB_ID, device="meta").has_weights
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (GatedRepoError, "only for people who accepted its terms.*hf auth login"),
+        (RepositoryNotFoundError, "There is no model 'a/b': no such folder here, and no such model"),
+        (RevisionNotFoundError, "'a/b' has no revision 'v2'"),
+    ],
+)
+def test_what_the_hub_answers_is_passed_on(
+    kind: type[Exception], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise kind.__new__(kind)
+
+    monkeypatch.setattr("tracing.models.hub.snapshot_download", refuse)
+    with pytest.raises(ModelError, match=message):
+        LanguageModel("a/b", revision="v2")
+
+
+def test_only_weights_configs_and_tokenizers_of_the_hub_are_asked_for(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def download(name: str, **options: Any) -> str:
+        asked.append(options)
+        return str(saved)
+
+    monkeypatch.setattr("tracing.models.hub.snapshot_download", download)
+    LanguageModel(HUB_ID)
+    LanguageModel(HUB_ID, device="meta")
+    patterns = [options["allow_patterns"] for options in asked]
+    assert "*.safetensors" in patterns[0]
+    assert "*.safetensors" not in patterns[1]
+    assert not any(end in pattern for end in (".bin", ".py", ".pt", ".pkl") for pattern in patterns[0])
+    assert asked[0]["ignore_patterns"] == ["*/*", "consolidated*"]
+
+
+@pytest.mark.parametrize("name", ["/nowhere/model", "./nowhere", "../nowhere", "models/my/gpt2", "C:\\models\\gpt2"])
+def test_what_looks_like_a_path_is_never_looked_up_on_the_hub(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tracing.models.hub.snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
+    with pytest.raises(ModelError, match="There is no model folder"):
+        LanguageModel(name)
+    with pytest.raises(ModelError, match="There is no model folder 'nowhere'"):
+        LanguageModel(Path("nowhere"))
+
+
+def test_a_folder_or_module_has_no_revisions(saved: Path) -> None:
+    for model in (saved, gpt2()):
+        with pytest.raises(ModelError, match="has no revisions"):
+            LanguageModel(model, revision="main")

@@ -1,0 +1,1 @@
+"""Who runs a recorded program: the local model, through hooks."""

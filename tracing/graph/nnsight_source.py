@@ -1,0 +1,310 @@
+"""A recorded graph as a Python script for nnsight 0.8.1, to be read, changed and run without this library.
+
+    script = graph.to_nnsight_source(model, model_name="openai-community/gpt2")
+    print(script)                      # the Python text
+    script.save("patching.py")         # and its constants beside it, patching.safetensors
+
+`python patching.py [MODEL]` runs it and writes what the graph saves to `patching.saved.safetensors`, by name.
+
+nnsight runs a block as it stands, with real tensors, and wants values in the forward's order. So the script reads and
+writes in that order, each forward is a trace of its own, prompts are padded as they are here, and where a value crosses
+from prompt to prompt there is a barrier. What nnsight cannot say raises `ExportError` naming the node and its line.
+"""
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from tracing.engines.program import compile_graph
+from tracing.errors import UnusedValueWarning
+from tracing.graph.nnsight_body import Body, Statement
+from tracing.graph.nnsight_facts import ExportError, Facts, facts_of
+from tracing.graph.nnsight_plan import Home, Plan
+from tracing.graph.nodes import Graph
+from tracing.graph.text import quoted
+
+VERSION: Final = "0.8.1"
+ROW_FIELDS: Final = frozenset(
+    {"input_ids", "inputs_embeds", "attention_mask", "token_type_ids", "position_ids", "labels", "decoder_input_ids",
+     "decoder_inputs_embeds", "decoder_attention_mask"}
+)  # fmt: skip
+"""Inputs that nnsight takes prompt by prompt."""
+_WIDTH: Final = 96
+_INDENT: Final = "    "
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A script and the constants that it reads. `str(script)` is its text."""
+
+    text: str
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.text
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write `path`, and the constants to the same name with `.safetensors`."""
+        target = Path(path)
+        if self.tensors:
+            safetensors.torch.save_file(dict(self.tensors), target.with_suffix(".safetensors"))
+        target.write_text(self.text, encoding="utf-8")
+        return target
+
+
+def to_nnsight_source(graph: Graph, model: Any, *, model_name: str | None = None) -> Script:
+    """The script of a graph that was recorded on `model`; `model_name` is the folder or hub id it loads by default.
+
+    Raises `ExportError` naming the node and line for what nnsight cannot express: places inside attention,
+    `tracer.apply`, modules of your own, and models that are no text models.
+    """
+    rules = getattr(model, "rules", None)
+    if rules is None or rules.encoder_decoder:
+        raise ExportError(
+            "Only graphs of decoders and encoders are exported: the script loads a text model by its name.",
+            remedy="Wrap the model as a LanguageModel.",
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnusedValueWarning)
+        program = compile_graph(graph, model)
+    facts = facts_of(program, model)
+    body = Body(Plan(program, facts, model))
+    body.begin_lists()
+    body.write_all()
+    body.save_lists()
+    name = model_name if model_name is not None else str(getattr(model.module, "name_or_path", "") or "")
+    return _Assembly(body, facts, model, name).script()
+
+
+class _Assembly:
+    """Puts header, prompts, traces and ending together."""
+
+    def __init__(self, body: Body, facts: Sequence[Facts], model: Any, name: str) -> None:
+        self._body = body
+        self._facts = facts
+        self._model = model
+        self._name = name
+        self._lines: list[str] = []
+
+    def script(self) -> Script:
+        for facts in self._facts:
+            if self._runs(facts):
+                self._prompts(facts)
+        self._after(-1)
+        for facts in self._facts:
+            if self._runs(facts):
+                self._lines.append("")
+                self._trace(facts)
+            self._after(facts.number)
+        main = "\n".join(self._lines)
+        return Script(f"{self._header(main)}{main}\n{_ENDING}", self._body.tensors)
+
+    def _runs(self, facts: Facts) -> bool:
+        """Whether anything is read or written in a forward."""
+        return bool(self._inside(facts)) or self._wants_result(facts)
+
+    def _inside(self, facts: Facts) -> list[Home]:
+        return [home for home in self._body.blocks.of if home.inside and home.forward == facts.number]
+
+    def _wants_result(self, facts: Facts) -> bool:
+        return ("", "result") in facts.forward.sites
+
+    def _emit(self, text: str, depth: int) -> None:
+        self._lines.append(f"{_INDENT * depth}{text}" if text else "")
+
+    # -- prompts ------------------------------------------------------------------------------------------------------
+    def _prompts(self, facts: Facts) -> None:
+        if facts.batch.args:
+            raise ExportError("A prompt that is not given by name cannot be exported.")
+        for invoke in facts.forward.invokes:
+            if invoke.inputs is None:
+                continue
+            rows = facts.rows[invoke.index]
+            self._emit(f"prompt_{invoke.index} = {{", 1)
+            for name, value in facts.batch.kwargs.items():
+                if self._by_row(name, value, facts):
+                    self._emit(f'"{name}": {self._body.constant(value[rows.start : rows.stop])},', 2)
+            self._emit("}", 1)
+
+    @staticmethod
+    def _by_row(name: str, value: Any, facts: Facts) -> bool:
+        return name in ROW_FIELDS and isinstance(value, Tensor) and value.shape[:1] == (facts.batch.total,)
+
+    def _options(self, facts: Facts) -> str:
+        options = {name: value for name, value in facts.batch.kwargs.items() if not self._by_row(name, value, facts)}
+        options.update(facts.forward.stage.options)
+        if facts.generating and getattr(self._model, "_generation", {}).get("pad_token_id") is None:
+            options.setdefault("pad_token_id", self._model.rules.pad_id)
+        try:
+            return ", ".join(f"{name}={self._body._expressions.value(value)}" for name, value in options.items())
+        except TypeError as error:
+            raise ExportError(
+                f"An option of the trace at {facts.forward.stage.line} cannot be exported: {error}."
+            ) from None
+
+    # -- traces -------------------------------------------------------------------------------------------------------
+    def _trace(self, facts: Facts) -> None:
+        options = self._options(facts)
+        barriers = self._body.blocks.barriers.get(facts.number, [])
+        invokes = facts.forward.invokes
+        call = "generate" if facts.generating else "trace"
+        if len(invokes) == 1 and not facts.generating and not barriers:
+            given = ", ".join(part for part in (f"prompt_{invokes[0].index}", options) if part)
+            self._emit(f"with model.trace({given}):", 1)
+            self._block(Home(facts.number, invokes[0].index, inside=True), 2)
+            return
+        self._emit(f"with model.{call}({options}) as tracer:", 1)
+        for name in barriers:
+            self._emit(f"{name} = tracer.barrier(2)", 2)
+        for invoke in invokes:
+            self._emit(f"with tracer.invoke({'' if invoke.inputs is None else f'prompt_{invoke.index}'}):", 2)
+            self._block(Home(facts.number, invoke.index, inside=True), 3)
+        whole = Home(facts.number, None, inside=True)
+        if whole in self._body.blocks.of:
+            self._emit("with tracer.invoke():", 2)
+            self._block(whole, 3)
+        if self._wants_result(facts):
+            self._emit("with tracer.invoke():  # of its own, so that it is kept when the generation ends early", 2)
+            self._emit(f"result_{facts.number} = tracer.result.clone()", 3)
+            self._emit(f"nnsight.save(result_{facts.number})", 3)
+
+    def _block(self, home: Home, depth: int) -> None:
+        statements = self._body.blocks.of.get(home, [])
+        if not statements:
+            self._emit("pass", depth)
+        elif self._facts[home.forward].generating:
+            self._steps(statements, depth)
+        else:
+            self._statements(statements, depth)
+
+    def _steps(self, statements: Sequence[Statement], depth: int) -> None:
+        steps = sorted({one.step for one in statements})
+        if len(steps) == steps[-1] - steps[0] + 1:
+            self._emit(f"for step in tracer.iter[{steps[0]}:{steps[-1] + 1}]:", depth)
+        else:
+            self._emit(f"for step in tracer.iter[{steps}]:", depth)
+        if len(steps) == 1:
+            self._statements(statements, depth + 1)
+            return
+        for number, step in enumerate(steps):
+            self._emit(f"{'if' if not number else 'elif'} step == {step}:", depth + 1)
+            self._statements([one for one in statements if one.step == step], depth + 2)
+
+    def _after(self, forward: int) -> None:
+        self._statements(self._body.blocks.of.get(Home(forward), []), 1)
+
+    def _statements(self, statements: Sequence[Statement], depth: int) -> None:
+        line, guards = "", ()
+        for one in statements:
+            inner = depth + one.depth
+            if one.guards != guards:
+                guards, line = one.guards, ""  # type: ignore[assignment]
+                if guards:
+                    self._emit(f"if {self._condition(one)}:", inner)
+            if one.line and one.line != line:
+                note, line = f"  # {one.line}", one.line
+            else:
+                note = ""
+            self._emit(f"{one.text}{note}", inner + bool(guards))
+
+    def _condition(self, statement: Statement) -> str:
+        parts = [("" if expected else "not ") + self._body._text_outside(node) for node, expected in statement.guards]
+        return " and ".join(parts)
+
+    # -- header and ending --------------------------------------------------------------------------------------------
+    def _header(self, main: str) -> str:
+        module = self._model.module
+        kind = type(module).__name__
+        attention = "eager" if any(facts.forward.eager for facts in self._facts) else getattr(
+            module.config, "_attn_implementation", None
+        )  # fmt: skip
+        options = f"dtype={self._model.module.dtype}" + (f", attn_implementation={quoted(attention)}" if attention else "")
+        helpers = "".join(_HELPERS[name] for name in sorted(self._body.helpers))
+        constants = _CONSTANTS if self._body.tensors else ""
+        return _HEADER.format(
+            version=VERSION,
+            copy="import copy\n" if "replaced" in self._body.helpers else "",
+            functional="import torch.nn.functional as F\n" if "F." in main else "",
+            load="load_file, save_file" if self._body.tensors else "save_file",
+            kind=kind,
+            name=quoted(self._name),
+            helpers=helpers,
+            options=options,
+            constants=constants,
+        )
+
+
+_HEADER: Final = '''"""A recorded trace as a script for nnsight {version}.
+
+    python SCRIPT.py [MODEL]
+
+MODEL is a folder or a hub id. What the trace saves is written beside the script, as SCRIPT.saved.safetensors.
+"""
+
+{copy}import sys
+from pathlib import Path
+
+import nnsight
+import torch
+{functional}from nnsight import LanguageModel
+from safetensors.torch import {load}
+from transformers import AutoTokenizer, {kind}
+
+MODEL = {name}
+HERE = Path(__file__)
+saved = {{}}
+
+
+def save(name, value):
+    """Keep a value as it is now; the items of a tuple or list by their numbers."""
+    if isinstance(value, (tuple, list)):
+        for number, item in enumerate(value):
+            save(f"{{name}}.{{number}}", item)
+    elif value is not None:
+        saved[name] = value.detach().cpu().clone() if isinstance(value, torch.Tensor) else torch.tensor(value)
+
+{helpers}
+def main(folder):
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    module = {kind}.from_pretrained(folder, {options}).eval()
+    model = LanguageModel(module, tokenizer=tokenizer)
+{constants}
+'''
+_CONSTANTS: Final = '    constants = load_file(HERE.with_suffix(".safetensors"))\n'
+_HELPERS: Final = {
+    "without_padding": '''
+def without_padding(tensor, pad, length):
+    """A prompt's own positions: axes of the padded length without their first columns."""
+    for axis in range(1, tensor.dim()):
+        if tensor.shape[axis] == length:
+            tensor = tensor.narrow(axis, pad, length - pad)
+    return tensor
+
+''',
+    "replaced": '''
+def replaced(output, name, value):
+    """A model's output with another value in one field."""
+    output = copy.copy(output)
+    output[name] = value
+    return output
+
+''',
+}
+_ENDING: Final = '''
+    tensors = {name: value.contiguous() for name, value in saved.items()}
+    save_file(tensors, HERE.with_suffix(".saved.safetensors"))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) > 1 else MODEL)
+'''

@@ -1,0 +1,87 @@
+"""Proxies of places that have rules of their own: residual blocks, first arguments, the model's output."""
+
+from typing import Any
+
+from tracing.errors import RecordError, SiteError
+from tracing.graph.lines import user_line
+from tracing.graph.proxy import FIELDS, Proxy
+
+
+class BlockOutput(Proxy):
+    """The output of a residual block: the whole hidden state, `[batch, position, d_model]`, on every version.
+
+    Blocks used to return tuples, so `output[0]` is the hidden state too; any other single number is an error.
+    """
+
+    __slots__ = ()
+
+    def __getitem__(self, key: Any) -> Any:
+        if self._base.recorder.open and type(key) is int:
+            _only_zero(key)
+            return Proxy(self._base, self._steps)
+        return super().__getitem__(key)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if self._base.recorder.open and type(key) is int:
+            _only_zero(key)
+            self._write(self._steps, value)
+        else:
+            super().__setitem__(key, value)
+
+
+def _only_zero(key: int) -> None:
+    if key != 0:
+        raise RecordError(
+            f"block.output[{key}] does not exist (at {user_line()}): a residual block gives its hidden state only, "
+            "which is both block.output and block.output[0].",
+            remedy=f"For row {key} of the batch write block.output[{key}:{key + 1}] or block.output[0][{key}]."
+            if key > 0
+            else f"For a row of the batch write block.output[0][{key}].",
+        )
+
+
+class FirstInput(Proxy):
+    """A module's first argument. `input[0]` is the tuple of its positional arguments, as in `input[0][0]`."""
+
+    __slots__ = ()
+
+    def __getitem__(self, key: Any) -> Any:
+        if self._base.recorder.open and type(key) is int:
+            if key != 0:
+                raise RecordError(
+                    f"module.input[{key}] has no meaning (at {user_line()}): input is the first argument, input[0] the "
+                    "positional arguments.",
+                    remedy=f"Write module.inputs[{key}] of (args, kwargs), or module.input[{key}:{key + 1}] for a row.",
+                )
+            return Proxy(self._base, (("args",),))
+        return super().__getitem__(key)
+
+
+class RootOutput(Proxy):
+    """The output of the whole model: its logits, with the other fields of the output as attributes."""
+
+    __slots__ = ()
+
+    def __getattr__(self, name: str) -> Any:
+        if self._base.recorder.open and name in FIELDS:
+            return Proxy(self._base, self._steps if name == "logits" else (("field", name),))
+        return super().__getattr__(name)
+
+
+class ReadOnly(Proxy):
+    """A value that cannot be written, and says why."""
+
+    __slots__ = ("_why",)
+
+    @classmethod
+    def of(cls, proxy: Proxy, why: str) -> Proxy:
+        """The same value, without writing."""
+        made = cls(proxy._base, proxy._steps)
+        object.__setattr__(made, "_why", why)
+        return made
+
+    def _part(self, step: tuple[Any, ...]) -> Proxy:
+        return ReadOnly.of(super()._part(step), self._why)
+
+    def _write(self, steps: Any, value: Any) -> None:
+        raise SiteError(f"{self._why} (at {user_line()}).")

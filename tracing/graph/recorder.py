@@ -1,0 +1,286 @@
+"""What is being recorded right now: the graph, and whose rows, step, condition and loop the next node belongs to.
+
+Recorders live on a stack that each thread and each asyncio task has for itself, so traces never see one another.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from tracing.errors import NotSavedError, OperationError, RecordError
+from tracing.graph.gradients import Gradients
+from tracing.graph.lines import Line, user_line
+from tracing.graph.nodes import Graph, Guard, Invoke, Loop, Node, Site, Stage
+from tracing.graph.saved import Saved, publish
+
+if TYPE_CHECKING:
+    from tracing.graph.proxy import Proxy
+
+_PLAIN = (bool, int, float, str, type(None), type(Ellipsis), torch.dtype, torch.device, torch.Size, torch.memory_format)
+_UNSET: Any = object()
+
+_stack: ContextVar[tuple["Recorder", ...]] = ContextVar("tracing_recorders", default=())
+
+
+class Cell:
+    """Where a saved value arrives when the graph has run."""
+
+    __slots__ = ("device", "dtype", "error", "faces", "line", "value")
+
+    def __init__(self, line: Line) -> None:
+        self.line = line
+        self.device: Any = None
+        self.dtype: torch.dtype | None = None
+        self.value: Any = _UNSET
+        self.error: Exception | None = None
+        self.faces: list[Saved] = []
+        """What `.save()` returned for it."""
+
+    def publish(self) -> None:
+        """The run has ended: let the saved objects have their value's memory."""
+        if self.value is not _UNSET:
+            for saved in self.faces:
+                publish(saved, self.value)
+        self.faces = []
+
+    @property
+    def filled(self) -> bool:
+        return self.value is not _UNSET
+
+    def read(self) -> Any:
+        """The value. Raises why there is none."""
+        if self.value is not _UNSET:
+            return self.value
+        if self.error is not None:
+            raise self.error
+        raise NotSavedError(
+            f"The value saved at {self.line} was never computed, because its trace did not run to its end.",
+            remedy="See the error that ended the trace.",
+        )
+
+
+class Base:
+    """A value that can be written: a site of one invoke, or a computed value. `node` is its newest version."""
+
+    __slots__ = ("node", "recorder", "site", "version")
+
+    def __init__(self, recorder: "Recorder", node: Node, site: Site | None = None) -> None:
+        self.recorder = recorder
+        self.node = node
+        self.site = site
+        self.version = 0
+
+
+class Recorder:
+    """Records one program: one trace, or all traces of a session."""
+
+    def __init__(self, model: Any, *, session: bool = False) -> None:
+        self.model = model
+        self.session = session
+        """Whether several traces are recorded into one program (`model.session()`)."""
+        self.graph = Graph()
+        self.open = True
+        self.stage: Stage | None = None
+        self.invoke: Invoke | None = None
+        self.step = 0
+        self.guard: Guard | None = None
+        self.loop: Loop | None = None
+        self.cells: dict[int, Cell] = {}
+        self.gradients = Gradients(self)
+        self.retained: list[Proxy] = []
+        """Proxies whose gradient is kept for after the trace."""
+        self.at_end: list[Callable[[], None]] = []
+        """What is to be recorded at the end of the prompt's block."""
+        self.shifts: dict[str, int] = {}
+        """By module path, how many calls on the next access of it or of what lies below means (`module.next()`)."""
+        self.validator: Any = None
+        """Runs every node on fake tensors while it is recorded (`scan`, `validate=True`)."""
+        self._sites: dict[Site, Base] = {}
+        self._loop_bases: dict[Base, Node] = {}
+
+    # -- nodes --------------------------------------------------------------------------------------------------------
+    def add(
+        self, op: str, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None, line: Line | None = None
+    ) -> Node:
+        """Record a node whose arguments hold nodes and plain values only."""
+        line = line or user_line()
+        invoke = self.invoke
+        node = self.graph.record(
+            op, args, kwargs or {}, line, None if invoke is None else invoke.index, self.guard, self.loop
+        )
+        if self.validator is not None:
+            self.validator.check(node)
+        return node
+
+    def encode(self, value: Any) -> Any:
+        """An argument as the graph holds it: proxies as their nodes, saved values as their tensors."""
+        from tracing.graph.proxy import Proxy
+
+        if isinstance(value, _PLAIN):
+            return value
+        kind = type(value)
+        if kind is Saved:
+            return self.node_of(value._proxy)
+        if issubclass(kind, Proxy):
+            return self.node_of(value)
+        if isinstance(value, Tensor):
+            return value.detach() if value.requires_grad else value
+        if kind is tuple:
+            return tuple(map(self.encode, value))
+        if kind is list:
+            return [self.encode(item) for item in value]
+        if isinstance(value, dict):
+            return {str(key): self.encode(item) for key, item in value.items()}
+        if kind is slice:
+            return slice(self.encode(value.start), self.encode(value.stop), self.encode(value.step))
+        if hasattr(value, "__array__"):
+            return torch.as_tensor(value)
+        raise OperationError(
+            f"An argument of type {kind.__name__} cannot be recorded (at {user_line()}).",
+            remedy="Give tensors, numbers, text, slices and proxies; tracer.apply(function, ...) runs any function on "
+            "the values.",
+        )
+
+    def node_of(self, proxy: "Proxy") -> Any:
+        """The node of a live proxy, the value of a finished one."""
+        if not proxy._base.recorder.open:
+            return self.encode(proxy.value)
+        if proxy._base.recorder is not self:
+            raise RecordError(
+                f"The value of {proxy._line} belongs to another trace that is still open.",
+                remedy="Save it there and use it after that trace, or record both in one model.session().",
+            )
+        return proxy._node()
+
+    # -- bases --------------------------------------------------------------------------------------------------------
+    def site(self, path: str, kind: str, *, in_place: bool = False, optional: bool = False) -> Base:
+        """The base of a site for the current invoke and step; recorded at its first access.
+
+        The value of an `optional` site is absent, without an error, where the forward does not pass it.
+        """
+        stage, invoke = self.place(path or "output")
+        step, call = self.step, 0
+        if self.shifts:
+            shift = sum(count for moved, count in self.shifts.items() if path == moved or path.startswith(moved + "."))
+            step, call = (step + shift, 0) if stage.mode == "generate" else (step, shift)
+        key = Site(stage.index, invoke.index, path, kind, step, call, in_place)
+        base = self._sites.get(key)
+        if base is None:
+            node = self.graph.record(
+                "site", (key,), {"optional": True} if optional else {}, user_line(), key.invoke, None, self.loop
+            )
+            if self.validator is not None:
+                self.validator.check(node)
+            base = Base(self, node, key)
+            self._sites[key] = base
+        return base
+
+    def place(self, what: str) -> tuple[Stage, Invoke]:
+        """The current stage and invoke. Raises `RecordError` where there is none."""
+        if self.stage is None or self.invoke is None:
+            raise RecordError(
+                f"{what!r} was accessed outside of a prompt's block (at {user_line()}).",
+                remedy="Put it into `with tracer.invoke(prompt):`, or give the prompt to model.trace(prompt).",
+            )
+        return self.stage, self.invoke
+
+    def finish_invoke(self) -> None:
+        """The prompt's block is about to end: record what waits for that."""
+        waiting, self.at_end = self.at_end, []
+        for record in waiting:
+            record()
+
+    def begin_invoke(self, invoke: Invoke) -> None:
+        """What follows is said of this prompt."""
+        self.invoke, self.step, self.shifts = invoke, 0, {}
+
+    def end_invoke(self) -> None:
+        """The prompt's block ends."""
+        self.at_end = []
+        self.invoke, self.step, self.shifts = None, 0, {}
+
+    def end_stage(self) -> None:
+        """The trace's block ends."""
+        self.end_invoke()
+        self.stage, self.guard, self.loop = None, None, None
+
+    def advance(self, base: Base, node: Node) -> None:
+        """Make `node` the newest version of a base."""
+        if self.loop is not None and base.node.loop is not self.loop and base not in self._loop_bases:
+            self._loop_bases[base] = base.node
+        base.node = node
+        base.version += 1
+
+    def save(self, node: Node) -> Cell:
+        """Mark a node as saved."""
+        cell = self.cells.get(node.id)
+        if cell is None:
+            cell = self.cells[node.id] = Cell(user_line())
+            self.graph.saves[node.id] = ""
+        return cell
+
+    def keep_as(self, proxy: "Proxy", device: Any, dtype: torch.dtype | None) -> None:
+        """Say where and in which precision a saved value is kept."""
+        cell = proxy._cell
+        if cell is not None:
+            cell.device, cell.dtype = device, dtype
+
+    def save_instead(self, cell: Cell, node: Node) -> Cell:
+        """Let a cell receive a newer version of its value."""
+        for number, known in list(self.cells.items()):
+            if known is cell:
+                del self.cells[number], self.graph.saves[number]
+        self.cells[node.id] = cell
+        self.graph.saves[node.id] = ""
+        return cell
+
+    @contextmanager
+    def looping(self, loop: Loop) -> Iterator[None]:
+        """Record the body of a loop that the executor repeats."""
+        if self.loop is not None:
+            raise RecordError("Loops over generation steps do not nest.", remedy="Close the outer loop first.")
+        self.loop, self._loop_bases = loop, {}
+        sites, self._sites = self._sites, {}
+        try:
+            yield
+        finally:
+            loop.carried.extend((before, base.node) for base, before in self._loop_bases.items())
+            self.loop, self._loop_bases, self._sites = None, {}, sites
+
+    def finish(self) -> None:
+        """Record what the end of the block implies: gradients that were retained are saved."""
+        if self.gradients.count:
+            for proxy in self.retained:
+                proxy.grad  # noqa: B018 (asking for it saves it)
+
+    def close(self) -> None:
+        """Nothing can be recorded any more; what the recording needed is let go."""
+        self.open = False
+        self.model = None  # a value that a user keeps keeps its recorder, and must not keep the model
+        self.retained = []
+        self._sites = {}
+        self._loop_bases = {}
+        self.validator = None
+
+
+def push(recorder: Recorder) -> Callable[[], None]:
+    """Put a recorder on the stack of this thread or task; returns what takes it off."""
+    before = _stack.get()
+    _stack.set((*before, recorder))
+
+    def undo() -> None:
+        _stack.set(before)
+
+    return undo
+
+
+def current(model: Any = None) -> Recorder | None:
+    """The innermost recorder (of this model)."""
+    for recorder in reversed(_stack.get()):
+        if model is None or recorder.model.origin is model:
+            return recorder
+    return None

@@ -1,0 +1,166 @@
+"""`tracer.cache(...)`: the outputs (and inputs) of many modules, saved at once.
+
+with model.trace(prompt) as tracer:
+    cache = tracer.cache(modules=[model.transformer.h[0], "transformer.h.1.mlp"])
+cache["transformer.h.0"].output, cache.transformer.h[0].output
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from tracing.errors import SiteError
+from tracing.graph.lens import get
+from tracing.graph.proxy import Proxy
+from tracing.graph.recorder import Base, Recorder
+from tracing.models.envoy import Envoy
+
+if TYPE_CHECKING:
+    from tracing.models.base import Model
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What one module was given and gave back."""
+
+    _proxies: tuple[Proxy, Proxy | None]
+
+    @property
+    def output(self) -> Any:
+        """The hidden state of a residual block, the logits of the model, else what the module returned."""
+        return self._proxies[0].value
+
+    @property
+    def inputs(self) -> Any:
+        """`(positional, keyword)`. Raises `SiteError` where inputs were not asked for."""
+        if self._proxies[1] is None:
+            raise SiteError("The cache has no inputs.", remedy="Ask for them: tracer.cache(include_inputs=True).")
+        return self._proxies[1].value
+
+    @property
+    def input(self) -> Any:
+        """The first argument."""
+        return get(self.inputs, (("first",),))
+
+
+Proxies = dict[str, tuple[Proxy, Proxy | None]]
+
+
+class Cache(Mapping[str, Entry]):
+    """Saved values by module path; attributes and indices lead down the tree as they do on the model.
+
+    After the trace it holds the modules that the forward called.
+    """
+
+    def __init__(self, proxies: Proxies, prefix: str = "") -> None:
+        self._all = proxies
+        self._prefix = prefix
+
+    @property
+    def _proxies(self) -> Proxies:
+        return {path: pair for path, pair in self._all.items() if pair[0]._resolved()}
+
+    def __getitem__(self, key: str) -> Entry:
+        path = key if key in self._all else key.removeprefix("model.")
+        if path not in self._proxies:
+            raise self._missing(key)
+        return Entry(self._all[path])
+
+    def at(self, index: int) -> "Cache":
+        """The part below an index."""
+        return self._below(self._join(str(index)))
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        if name in ("output", "input", "inputs") and self._prefix in self._proxies:
+            return getattr(Entry(self._all[self._prefix]), name)
+        return self._below(self._join(name))
+
+    def _join(self, name: str) -> str:
+        return f"{self._prefix}.{name}" if self._prefix else name
+
+    def _below(self, path: str) -> "CacheNode":
+        if not any(known == path or known.startswith(path + ".") for known in self._proxies):
+            raise self._missing(path)
+        return CacheNode(self._all, path)
+
+    def _missing(self, path: str) -> "_NotCached":
+        return _NotCached(
+            f"The cache holds nothing of {path!r}.",
+            remedy=f"It holds {', '.join(list(self)[:6])}…; choose modules with tracer.cache(modules=[...]).",
+        )
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._proxies)
+
+    def __len__(self) -> int:
+        return len(self._proxies)
+
+    def __repr__(self) -> str:
+        return f"Cache({', '.join(self)})"
+
+
+class CacheNode(Cache):
+    """One place in the tree, `cache.transformer.h`; `[0]` leads further."""
+
+    def __getitem__(self, key: str | int) -> Any:
+        return self._below(self._join(str(key)))
+
+
+class _NotCached(SiteError, KeyError, AttributeError):
+    """Nothing is held of a path."""
+
+
+def cached(
+    model: "Model",
+    recorder: Recorder,
+    modules: Iterable[Envoy | str] | None,
+    *,
+    device: Any,
+    dtype: torch.dtype | None,
+    include_inputs: bool,
+) -> Cache:
+    """Record saves of the modules' values; by default of all modules, as far as the forward calls them.
+
+    They are recorded at the end of the prompt's block, so that the cache holds what the block's writes made of them.
+    """
+    chosen = [_envoy(model, module) for module in modules] if modules is not None else _callable(model)
+    proxies: Proxies = {}
+
+    def record() -> None:
+        for envoy in chosen:
+            output = envoy.output if modules is not None else _if_called(model, recorder, envoy, "output")
+            inputs = None
+            if include_inputs:
+                inputs = envoy.inputs if modules is not None else _if_called(model, recorder, envoy, "inputs")
+            for proxy in (output, inputs):
+                if proxy is not None:
+                    recorder.keep_as(proxy.save()._proxy, device, dtype)
+            proxies[envoy.path] = output, inputs
+
+    recorder.at_end.append(record)
+    return Cache(proxies)
+
+
+def _if_called(model: "Model", recorder: Recorder, envoy: Envoy, kind: str) -> Proxy:
+    base: Base = recorder.site(envoy.path, kind, optional=True)
+    if kind == "inputs":
+        return Proxy(base)
+    return Proxy(base, (("main",),) if model.is_block(envoy.path) else () if envoy.path else (("logits",),))
+
+
+def _envoy(model: "Model", module: Envoy | str) -> Envoy:
+    if isinstance(module, Envoy):
+        return module
+    first = module.split(".", 1)[0]
+    known: Envoy = model.get(module if first in model.module._modules else module.removeprefix("model."))
+    return known
+
+
+def _callable(model: "Model") -> list[Envoy]:
+    """Every module but containers, which are never called."""
+    return [envoy for envoy in model.modules() if not isinstance(envoy._module, (nn.ModuleList, nn.ModuleDict))]

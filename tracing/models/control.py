@@ -1,0 +1,111 @@
+"""Control flow that becomes part of a program: generation steps, conditions, growing lists."""
+
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any
+
+from tracing.errors import RecordError
+from tracing.graph.lines import user_line
+from tracing.graph.nodes import Guard, Loop, Node
+from tracing.graph.proxy import Proxy
+from tracing.graph.recorder import Recorder
+
+
+class Steps:
+    """`tracer.iter`: index it, then loop over it or open it.
+
+    `for step in tracer.iter[0:3]:` runs the body three times while recording, and `step` is a number.
+    `with tracer.iter[0:3]:` records the body once and runs it at each step; a value saved in it becomes a list.
+    """
+
+    def __init__(self, recorder: Recorder, known: int | None, chosen: tuple[int, ...] | None) -> None:
+        self._recorder = recorder
+        self._known = known
+        self._chosen = chosen
+
+    def __getitem__(self, steps: int | slice | Sequence[int]) -> "Steps":
+        return Steps(self._recorder, self._known, self._numbers(steps))
+
+    def _numbers(self, steps: int | slice | Sequence[int]) -> tuple[int, ...]:
+        if isinstance(steps, slice):
+            if self._known is None and (steps.stop is None or steps.stop < 0):
+                raise RecordError(
+                    f"How many steps the generation takes is not known here (at {user_line()}).",
+                    remedy="Give max_new_tokens to model.generate, or an end to tracer.iter[0:n].",
+                )
+            return tuple(range(*steps.indices(self._known if self._known is not None else steps.stop)))
+        numbers = (steps,) if isinstance(steps, int) else tuple(steps)
+        for number in numbers:
+            if number < 0 or (self._known is not None and number >= self._known):
+                raise RecordError(
+                    f"There is no generation step {number} (at {user_line()}).",
+                    remedy=f"With max_new_tokens={self._known} there are steps 0 to {(self._known or 1) - 1}.",
+                )
+        return numbers
+
+    def _all(self) -> tuple[int, ...]:
+        return self._numbers(slice(None)) if self._chosen is None else self._chosen
+
+    def __iter__(self) -> Iterator[int]:
+        recorder, before = self._recorder, self._recorder.step
+        try:
+            for step in self._all():
+                recorder.step = step
+                yield step
+        finally:
+            recorder.step = before
+
+    def __enter__(self) -> "Steps":
+        self._before = self._recorder.step
+        self._recorder.step = 0
+        self._block = self._recorder.looping(Loop(self._all()))
+        self._block.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._block.__exit__(kind, error, trace)
+        self._recorder.step = self._before
+
+
+class Branch:
+    """`with tracer.cond(condition):`, and `with branch.otherwise():` after it."""
+
+    def __init__(self, recorder: Recorder, condition: Any, expected: bool) -> None:
+        self._recorder = recorder
+        self._condition = condition
+        self._expected = expected
+
+    def __enter__(self) -> "Branch":
+        recorder = self._recorder
+        if not isinstance(self._condition, Node):
+            raise RecordError(
+                f"The condition is known now ({self._condition!r}), so it needs no tracer.cond (at {user_line()}).",
+                remedy="Write a plain `if`.",
+            )
+        self._outer = recorder.guard
+        recorder.guard = Guard(self._condition, self._expected, self._outer)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._recorder.guard = self._outer
+
+    def otherwise(self) -> "Branch":
+        """The block that runs if the condition turns out false."""
+        return Branch(self._recorder, self._condition, not self._expected)
+
+
+class ListProxy(Proxy):
+    """A list that grows while the trace runs."""
+
+    __slots__ = ()
+
+    def append(self, value: Any) -> None:
+        """Add a value; one that never comes (a step after the end of a text) is left out."""
+        base = self._live()
+        recorder = base.recorder
+        node = recorder.add("append", (base.node, recorder.encode(value)))
+        recorder.advance(base, node)
+        if self._cell is not None:  # saved before it was filled: it is the filled list that is wanted
+            self._cell = recorder.save_instead(self._cell, node)

@@ -1,0 +1,51 @@
+"""`with model.session():` several traces as one program, which runs when the block ends.
+
+Values flow from one trace to a later one as proxies, without being saved.
+"""
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from tracing.engines.local import execute
+from tracing.errors import RecordError
+from tracing.graph.lines import user_line
+from tracing.graph.nodes import Graph
+from tracing.graph.recorder import Recorder, current, push
+
+if TYPE_CHECKING:
+    from tracing.models.base import Model
+
+
+class Session:
+    """Records traces one after the other; made by `model.session()`."""
+
+    def __init__(self, model: "Model") -> None:
+        self.model = model
+        self.recorder = Recorder(model, session=True)
+        self._line = user_line()
+
+    def __enter__(self) -> "Session":
+        if current(self.model) is not None:
+            raise RecordError(
+                f"A session cannot be opened inside a trace or another session (at {self._line}).",
+                remedy="Open the session first, and the traces in it.",
+            )
+        self._pop: Callable[[], None] = push(self.recorder)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self.recorder.finish()
+                execute(self.model, self.recorder.graph, self.recorder.cells)
+        finally:
+            self._pop()
+            self.recorder.close()
+
+    @property
+    def graph(self) -> Graph:
+        """The recorded program of all traces."""
+        return self.recorder.graph

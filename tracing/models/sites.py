@@ -1,0 +1,104 @@
+"""`model.sites`: the standard sites, under the same names on every architecture.
+
+model.sites.resid_post[5]          [batch, position, d_model]
+model.sites.z[9][:, :, 6]          [batch, position, d_head]
+model.sites.pattern[3]             [batch, head, query, key]
+model.sites.embed, model.sites.logits
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from tracing.errors import SiteError
+from tracing.graph.lines import user_line
+from tracing.graph.proxy import Proxy, is_proxy
+from tracing.graph.proxy_kinds import ReadOnly
+from tracing.graph.recorder import Base
+
+if TYPE_CHECKING:
+    from tracing.families import SitePath
+    from tracing.models.language import LanguageModel
+
+
+class Sites:
+    """The standard sites of one model; `dir(model.sites)` lists them."""
+
+    __slots__ = ("_model",)
+
+    def __init__(self, model: "LanguageModel") -> None:
+        object.__setattr__(self, "_model", model)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if self._model.adapter.layers_of(name, self._model.facts):
+            return LayerSites(self._model, name)
+        return site_proxy(self._model, name, None)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if self._model.adapter.layers_of(name, self._model.facts):
+            raise SiteError(f"sites.{name} has one value a layer.", remedy=f"Write sites.{name}[layer] = value.")
+        write_site(self._model, name, None, value)
+
+    def __dir__(self) -> list[str]:
+        return list(self._model.adapter.all_sites)
+
+    def __repr__(self) -> str:
+        return f"Sites({', '.join(self._model.adapter.all_sites)})"
+
+
+class LayerSites:
+    """One standard site in every layer."""
+
+    __slots__ = ("_model", "_name")
+
+    def __init__(self, model: "LanguageModel", name: str) -> None:
+        self._model = model
+        self._name = name
+
+    def __getitem__(self, layer: int) -> Any:
+        return site_proxy(self._model, self._name, layer)
+
+    def __setitem__(self, layer: int, value: Any) -> None:
+        write_site(self._model, self._name, layer, value)
+
+    def __repr__(self) -> str:
+        return f"<site {self._name}, one value a layer>"
+
+
+def site_proxy(model: "LanguageModel", name: str, layer: int | None) -> Proxy:
+    """The proxy of a standard site."""
+    try:
+        site = model.adapter.site(name, layer, model.facts)
+    except SiteError as error:
+        raise SiteError(f"{error.message} (at {user_line()})", remedy=error.remedy, where=error.where) from None
+    if site.kind == "head_out":
+        return _guarded(_head_out(model, site), site, name)
+    base = model._recorder(name).site(site.path, site.kind, in_place=site.in_place)
+    return _guarded(Proxy(base, site.steps), site, name)
+
+
+def _head_out(model: "LanguageModel", site: "SitePath") -> Proxy:
+    """What each head writes: z · W_O, head by head, without the bias. `[batch, position, head, d_model]`"""
+    recorder = model._recorder("head_out")
+    z = Proxy(recorder.site(site.path, "inputs"), (("first",), *site.steps))
+    weight = Proxy(Base(recorder, recorder.add("parameter", (f"{site.path}.weight",))))
+    if isinstance(model.submodule(site.path), nn.Linear):
+        weight = weight.T  # a Conv1D keeps [in, out]
+    found: Proxy = torch.einsum("bphd,hdm->bphm", z, weight.unflatten(0, (-1, model.facts.d_head)))  # type: ignore[assignment]
+    return found
+
+
+def _guarded(proxy: Proxy, site: "SitePath", name: str) -> Proxy:
+    """The proxy, which refuses writes where the site does."""
+    return ReadOnly.of(proxy, f"sites.{name} cannot be written: {site.read_only}") if site.read_only else proxy
+
+
+def write_site(model: "LanguageModel", name: str, layer: int | None, value: Any) -> None:
+    """Give a standard site another value."""
+    proxy = site_proxy(model, name, layer)
+    if is_proxy(value) and value._base is proxy._base and value._steps == proxy._steps:
+        return  # `sites.z[5] += x` assigns what it has just written
+    proxy._write(proxy._steps, value)

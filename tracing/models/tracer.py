@@ -1,0 +1,228 @@
+"""The `with` block of a trace: what is said in it is recorded, and run when it ends."""
+
+import warnings
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from tracing.engines.local import execute
+from tracing.errors import RecordError
+from tracing.graph.lines import user_line
+from tracing.graph.nodes import Graph, Invoke, Stage
+from tracing.graph.proxy import Proxy
+from tracing.graph.recorder import Base, Recorder, current, push
+from tracing.models.batching import Inputs
+from tracing.models.cache import Cache, cached
+from tracing.models.control import Branch, ListProxy, Steps
+from tracing.models.envoy import Envoy
+from tracing.models.options import check_options
+
+if TYPE_CHECKING:
+    from tracing.models.base import Model
+
+
+class Tracer:
+    """One trace: `with model.trace(prompt) as tracer:`. Made by `model.trace` and `model.generate`."""
+
+    def __init__(self, model: "Model", mode: str, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
+        self.model = model
+        self._line = user_line()
+        self._mode = mode
+        self._entered = True  # an error of the next line must not warn about a missing `with`
+        self._given = check_options(model, mode, options)
+        self._entered = False
+        self._inputs = inputs
+        shared = current(model)
+        self._in_session = shared is not None and shared.session
+        self.recorder = shared if shared is not None and shared.session else Recorder(model)
+
+    # -- the block ----------------------------------------------------------------------------------------------------
+    def __enter__(self) -> "Tracer":
+        if self._entered:
+            raise RecordError("A tracer records one block only.", remedy="Call model.trace(...) again.")
+        self._entered = True
+        recorder = self.recorder
+        if recorder.stage is not None:
+            raise RecordError(
+                f"A trace of this model is open already (at {self._line}).",
+                remedy="Close its block first; several prompts of one trace are tracer.invoke(prompt).",
+            )
+        recorder.stage = Stage(len(recorder.graph.stages), self._mode, self._given.forward, self._line)
+        recorder.graph.stages.append(recorder.stage)
+        self._pop: Callable[[], None] = push(recorder)
+        try:
+            if self._given.validate:
+                self.model.start_validation(recorder)
+            if self._inputs or self._given.inputs:
+                self._begin_invoke(self._inputs, self._given.inputs)
+        except BaseException:
+            self._leave()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self.recorder.finish_invoke()
+            if error is None and not self._in_session:
+                self.recorder.finish()
+                self._run()
+        finally:
+            self._leave()
+
+    def _run(self) -> None:
+        execute(self.model, self.recorder.graph, self.recorder.cells)
+
+    def _leave(self) -> None:
+        self._pop()
+        self.recorder.end_stage()
+        if not self._in_session:
+            self.recorder.close()
+
+    def __del__(self) -> None:
+        if not getattr(self, "_entered", True):
+            warnings.warn_explicit(
+                f"model.{'trace' if self._mode == 'forward' else self._mode}(...) was called without `with`, so "
+                "nothing ran. Write `with model.trace(...) as tracer:`.",
+                RuntimeWarning,
+                self._line.file,
+                self._line.number,
+            )
+
+    def _begin_invoke(self, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.recorder.begin_invoke(self._add_invoke(inputs, kwargs))
+        self.model.begin_invoke(self.recorder)
+
+    def _add_invoke(self, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Invoke:
+        graph, stage = self.recorder.graph, self.recorder.stage
+        assert stage is not None
+        given = Inputs(inputs, kwargs) if inputs or kwargs else None
+        invoke = Invoke(len(graph.invokes), stage.index, given, user_line())
+        graph.invokes.append(invoke)
+        return invoke
+
+    # -- prompts ------------------------------------------------------------------------------------------------------
+    def invoke(self, *inputs: Any, **kwargs: Any) -> "Invocation":
+        """One more prompt of this trace; its block sees only the prompt's own rows. Without inputs: the whole batch."""
+        if self._inputs:
+            raise RecordError(
+                f"This trace has a prompt already (at {user_line()}).",
+                remedy="Give all prompts with tracer.invoke(...): `with model.trace() as tracer:`.",
+            )
+        return Invocation(self, inputs, kwargs)
+
+    # -- steps of a generation ----------------------------------------------------------------------------------------
+    @property
+    def iter(self) -> Steps:
+        """Generation steps: `for step in tracer.iter[0:3]:`, or `with tracer.iter[0:3]:`."""
+        return Steps(self.recorder, self._steps_known(), None)
+
+    def all(self) -> Steps:
+        """All generation steps, as `tracer.iter[:]`."""
+        return self.iter[:]
+
+    def next(self, count: int = 1) -> None:
+        """Go `count` generation steps on: sites accessed from here are of that step."""
+        self.recorder.step += count
+
+    def _steps_known(self) -> int | None:
+        if self._mode != "generate":
+            raise RecordError(
+                f"tracer.iter selects steps of a generation, and model.trace runs one forward (at {user_line()}).",
+                remedy="Use model.generate(prompt, max_new_tokens=n).",
+            )
+        return self.model.steps_of(self._given.forward)
+
+    @property
+    def result(self) -> Any:
+        """What the generation returned: ids `[row, position]`, prompt included."""
+        if self._mode != "generate":
+            raise RecordError(
+                f"tracer.result is of a generation (at {user_line()}).", remedy="In model.trace use model.output."
+            )
+        return Proxy(self.recorder.site("", "result"))
+
+    # -- control ------------------------------------------------------------------------------------------------------
+    def stop(self) -> None:
+        """End the forward as soon as everything recorded before this line is known; later sites are not reached."""
+        recorder = self.recorder
+        before = [node for node in recorder.graph.nodes if node.op == "site"]
+        recorder.add("stop", (before,))
+
+    def cond(self, condition: Any) -> Branch:
+        """Record a block that runs only if `condition` turns out true. `with branch.otherwise():` is the rest."""
+        recorder = self.recorder
+        return Branch(recorder, recorder.encode(condition), True)
+
+    def list(self, values: Any = ()) -> ListProxy:
+        """A list that grows while the trace runs: `found.append(value)`; saved, it holds what came."""
+        recorder = self.recorder
+        return ListProxy(Base(recorder, recorder.add("list", (recorder.encode(list(values)),))))
+
+    def cache(
+        self,
+        modules: Iterable[Envoy | str] | None = None,
+        *,
+        device: Any = None,
+        dtype: Any = None,
+        detach: bool = True,
+        include_inputs: bool = False,
+    ) -> Cache:
+        """Save the outputs of these modules (by default of all that the forward calls), in one object.
+
+        `device` and `dtype` say where and in which precision the values are kept. `detach` is there for code written
+        for other tracers: saved values never hold an autograd graph.
+        """
+        if not detach:
+            raise RecordError(
+                f"Saved values hold no autograd graph (at {user_line()}).", remedy="Call loss.backward() in the trace."
+            )
+        return cached(self.model, self.recorder, modules, device=device, dtype=dtype, include_inputs=include_inputs)
+
+    def apply(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Proxy:
+        """Call any function on the values when they are there. Only on this machine: a graph cannot hold it."""
+        recorder = self.recorder
+        node = recorder.add("apply", (function, recorder.encode(args), recorder.encode(kwargs)))
+        return Proxy(Base(recorder, node))
+
+    def barrier(self, count: int = 1) -> Callable[[], None]:
+        """Does nothing: values cross from prompt to prompt by themselves. There for code written for other tracers."""
+        return lambda: None
+
+    @property
+    def graph(self) -> Graph:
+        """The recorded program."""
+        return self.recorder.graph
+
+
+class Invocation:
+    """The block of one prompt, `with tracer.invoke(prompt):`."""
+
+    def __init__(self, tracer: Tracer, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._tracer = tracer
+        self._inputs = inputs
+        self._kwargs = kwargs
+        self._opened = False
+
+    def __enter__(self) -> "Invocation":
+        recorder = self._tracer.recorder
+        if self._opened:
+            raise RecordError(
+                f"The block of a prompt is opened once (at {user_line()}).", remedy="Call tracer.invoke(...) again."
+            )
+        self._opened = True
+        if recorder.invoke is not None:
+            raise RecordError(
+                f"Prompts of a trace do not nest (at {user_line()}).", remedy="Close the block of the other one first."
+            )
+        self._tracer._begin_invoke(self._inputs, self._kwargs)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self._tracer.recorder.finish_invoke()
+        self._tracer.recorder.end_invoke()
