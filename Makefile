@@ -82,11 +82,11 @@ staticfiles/staticfiles.json: $(VENV)/.installed frontend/dist/manifest.json
 	@touch $@
 
 # -- tests ------------------------------------------------------------------------------------------------------------
-.PHONY: test test-unit test-system test-e2e test-browser
-test: build static ## Run every test (real Postgres, Redis, Celery and Chromium)
+.PHONY: test test-unit test-system test-e2e test-browser peers
+test: build static peers ## Run every test (real Postgres, Redis, Celery and Chromium)
 	@$(PY) .ci/suites.py
 
-test-unit: install ## Run the unit, parity, API and socket tests
+test-unit: install peers ## Run the unit, parity, API and socket tests
 	@$(PY) .ci/suites.py unit
 
 test-system: build static ## Run the tests that start servers and kill them
@@ -97,6 +97,12 @@ test-e2e: build ## Run the tests in Chromium
 
 test-browser: $(VENV)/.installed frontend/node_modules/.installed ## Run the TypeScript tests
 	@$(PY) .ci/suites.py browser
+
+peers: build/peers/.installed ## Install the tracing libraries that tests compare with, in folders of their own
+
+build/peers/.installed: $(VENV)/.installed tests/parity/peers/install.py
+	@$(PY) -m tests.parity.peers.install
+	@touch $@
 
 # -- linters ----------------------------------------------------------------------------------------------------------
 # shellcheck and hadolint come as binaries that some machines have no build of (ARM Linux): there they are left out.
@@ -149,6 +155,15 @@ lint-docker: install ## Check the Dockerfile and the compose file
 
 lint-frontend: frontend/node_modules/.installed ## Check the browser code (svelte-check, eslint)
 	@cd frontend && npm run --silent check && npm run --silent lint
+
+# -- documentation ----------------------------------------------------------------------------------------------------
+.PHONY: docs docs-pages
+docs: install ## Build the documentation of tracing into build/docs
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+	@echo "Open build/docs/index.html, or serve it, which its search needs: $(PY) -m http.server --directory build/docs"
+
+docs-pages: install ## Run every example of the documentation and write what it prints
+	@OMP_NUM_THREADS=1 $(PY) -m docs.tools
 
 # -- made files -------------------------------------------------------------------------------------------------------
 .PHONY: schema lock demo-model bench

@@ -19,7 +19,7 @@ LONG_ENOUGH_FOR_THREE_MINUTES = 1100
 
 def test_the_notebook_examples_run_as_printed(tmp_path: Path) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     done = subprocess.run(
         [sys.executable, "-c", "\n".join(blocks)],
         cwd=tmp_path,
@@ -29,6 +29,7 @@ def test_the_notebook_examples_run_as_printed(tmp_path: Path) -> None:
         timeout=100,
     )
     assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(" Paris\n")
     assert "'layer': 2, 'position': 10, 'label': ' gave'" in done.stdout
     assert "activation_patching" in done.stdout
 
