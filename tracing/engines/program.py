@@ -4,7 +4,7 @@
    nothing used is reported with `UnusedValueWarning`.
 2. The sites of each forward are indexed by module, so that only those modules are hooked.
 3. Invokes of one stage are spread over successive forwards where values flow from a later site of one to an earlier
-   site of another (`tracing.graph.causality`).
+   site of another (`tracing.engines.causality`).
 """
 
 import warnings
@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tracing.engines.causality import forwards_of
 from tracing.errors import UnusedValueWarning
-from tracing.graph.causality import forwards_of
 from tracing.graph.loops import unrolled
 from tracing.graph.nodes import EFFECTS, STRUCTURAL, Graph, Invoke, Node, Stage
 from tracing.graph.ops import PROPERTIES

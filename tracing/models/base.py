@@ -15,9 +15,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from tracing.engines.scan import Scan
 from tracing.errors import ModelError, SiteError
 from tracing.graph.recorder import Recorder
-from tracing.graph.scan import Scan
 from tracing.models.batching import Batch, Inputs, batch_tensors
 from tracing.models.editing import Edit, load_edits, replay, save_edits
 from tracing.models.envoy import Envoy

@@ -16,9 +16,9 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from tests import zoo
 from tracing.engines import order
+from tracing.engines.causality import forwards_of
 from tracing.engines.program import compile_graph
 from tracing.errors import CausalityError, SiteNotReachedError
-from tracing.graph.causality import forwards_of
 from tracing.models.base import Model
 
 WIDTH = 3
