@@ -4,11 +4,14 @@ A graph is purely functional: no node changes a value. A write makes a new versi
 executor puts the newest version of a site back into the model. `args` hold the nodes they refer to.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from tracing.graph.lines import NOWHERE, Line
+
+if TYPE_CHECKING:
+    from tracing.export.source import Script
 
 STRUCTURAL: Final = frozenset(
     {
@@ -17,6 +20,9 @@ STRUCTURAL: Final = frozenset(
     }
 )  # fmt: skip
 """Operations that the executor knows; every other name is one of the op table."""
+
+_PLAIN: Final = frozenset({int, str, bool, float, type(None), type(Ellipsis)})
+"""Types of most arguments, which hold no nodes."""
 
 EFFECTS: Final = frozenset({"backward", "skip", "stop", "apply"})
 """Operations that are run although nothing uses their result."""
@@ -95,7 +101,14 @@ class Node:
         elif op == "part" and guard is None:  # its steps are plain data, which need no search
             self.deps = (args[0],)
         else:
-            self.deps = tuple(dict.fromkeys(_references(args, kwargs, guard)))
+            found: list[Node] = []
+            _collect(args, found)
+            if kwargs:
+                _collect(kwargs, found)
+            while guard is not None:
+                found.append(guard.condition)
+                guard = guard.outer
+            self.deps = tuple(dict.fromkeys(found)) if len(found) > 1 else tuple(found)
 
     @property
     def site(self) -> Site | None:
@@ -114,31 +127,29 @@ def _short(value: object) -> str:
     return f"%{value.id}" if isinstance(value, Node) else str(value) if isinstance(value, Site) else repr(value)[:40]
 
 
-def _references(args: tuple[Any, ...], kwargs: Mapping[str, Any], guard: Guard | None) -> Iterator[Node]:
-    for value in args:
-        if isinstance(value, Node):
-            yield value
-        elif isinstance(value, (tuple, list, dict, slice)):
-            yield from nodes_in(value)
-    if kwargs:
-        yield from nodes_in(kwargs)
-    while guard is not None:
-        yield guard.condition
-        guard = guard.outer
-
-
-def nodes_in(value: Any) -> Iterator[Node]:
+def nodes_in(value: Any) -> list[Node]:
     """Every node inside a nest of tuples, lists, dicts and slices."""
-    if isinstance(value, Node):
-        yield value
+    found: list[Node] = []
+    _collect(value, found)
+    return found
+
+
+def _collect(value: Any, found: list[Node]) -> None:
+    # By exact types first: most values are plain, and this runs for every node recorded.
+    kind = type(value)
+    if kind in _PLAIN:
+        return
+    if kind is Node:
+        found.append(value)
     elif isinstance(value, (tuple, list)):
         for item in value:
-            yield from nodes_in(item)
+            if type(item) not in _PLAIN:
+                _collect(item, found)
+    elif kind is slice:
+        _collect((value.start, value.stop, value.step), found)
     elif isinstance(value, Mapping):
         for item in value.values():
-            yield from nodes_in(item)
-    elif isinstance(value, slice):
-        yield from nodes_in((value.start, value.stop, value.step))
+            _collect(item, found)
 
 
 class Values(Protocol):
@@ -149,16 +160,19 @@ class Values(Protocol):
 
 def substitute(value: Any, values: Values) -> Any:
     """The same nest with every node replaced by `values[node]`."""
-    if isinstance(value, Node):
+    kind = type(value)
+    if kind in _PLAIN:
+        return value
+    if kind is Node:
         return values[value]
-    if type(value) is tuple:
-        return tuple(substitute(item, values) for item in value)
-    if type(value) is list:
+    if kind is tuple:
+        return tuple([substitute(item, values) for item in value])
+    if kind is list:
         return [substitute(item, values) for item in value]
+    if kind is slice:
+        return slice(*[substitute(part, values) for part in (value.start, value.stop, value.step)])
     if isinstance(value, dict):
         return {key: substitute(item, values) for key, item in value.items()}
-    if isinstance(value, slice):
-        return slice(*(substitute(part, values) for part in (value.start, value.stop, value.step)))
     return value
 
 
@@ -193,6 +207,8 @@ class Graph:
     invokes: list[Invoke] = field(default_factory=list)
     saves: dict[int, str] = field(default_factory=dict)
     """Saved nodes by id, with the name under which a stored graph returns them."""
+    model: "Callable[[], Any]" = lambda: None
+    """A weak reference to the model that the graph was recorded on; of a graph from a file, to None."""
 
     def record(
         self,
@@ -210,4 +226,16 @@ class Graph:
         return node
 
     def __str__(self) -> str:
-        return "\n".join(f"{node!r}{'  saved' if node.id in self.saves else ''}  # {node.line}" for node in self.nodes)
+        from tracing.graph.text import graph_text  # which is written in terms of nodes
+
+        return graph_text(self)
+
+    def to_nnsight_source(self, model: Any = None, *, model_name: str | None = None) -> "Script":
+        """The graph as a Python script for nnsight 0.8.1; see `tracing.export`.
+
+        `model` is needed where the graph comes from a file, or its model is gone. `model_name` is the folder or hub
+        id that the script loads by default. Raises `ExportError` for what nnsight cannot express.
+        """
+        from tracing.export.source import to_nnsight_source  # engines run graphs, and it needs their order
+
+        return to_nnsight_source(self, model, model_name=model_name)

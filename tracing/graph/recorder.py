@@ -3,6 +3,7 @@
 Recorders live on a stack that each thread and each asyncio task has for itself, so traces never see one another.
 """
 
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -15,12 +16,15 @@ from tracing.errors import NotSavedError, OperationError, RecordError
 from tracing.graph.gradients import Gradients
 from tracing.graph.lines import Line, user_line
 from tracing.graph.nodes import Graph, Guard, Invoke, Loop, Node, Site, Stage
+from tracing.graph.operators import Operators
 from tracing.graph.saved import Saved, publish
 
 if TYPE_CHECKING:
     from tracing.graph.proxy import Proxy
 
-_PLAIN = (bool, int, float, str, type(None), type(Ellipsis), torch.dtype, torch.device, torch.Size, torch.memory_format)
+_PLAIN = frozenset(
+    {int, str, bool, float, type(None), type(Ellipsis), torch.dtype, torch.device, torch.Size, torch.memory_format}
+)
 _UNSET: Any = object()
 
 _stack: ContextVar[tuple["Recorder", ...]] = ContextVar("tracing_recorders", default=())
@@ -82,7 +86,7 @@ class Recorder:
         self.model = model
         self.session = session
         """Whether several traces are recorded into one program (`model.session()`)."""
-        self.graph = Graph()
+        self.graph = Graph() if model is None else Graph(model=weakref.ref(model))
         self.open = True
         self.stage: Stage | None = None
         self.invoke: Invoke | None = None
@@ -118,14 +122,12 @@ class Recorder:
 
     def encode(self, value: Any) -> Any:
         """An argument as the graph holds it: proxies as their nodes, saved values as their tensors."""
-        from tracing.graph.proxy import Proxy
-
-        if isinstance(value, _PLAIN):
-            return value
         kind = type(value)
+        if kind in _PLAIN:
+            return value
         if kind is Saved:
             return self.node_of(value._proxy)
-        if issubclass(kind, Proxy):
+        if issubclass(kind, Operators):
             return self.node_of(value)
         if isinstance(value, Tensor):
             return value.detach() if value.requires_grad else value
@@ -137,6 +139,8 @@ class Recorder:
             return {str(key): self.encode(item) for key, item in value.items()}
         if kind is slice:
             return slice(self.encode(value.start), self.encode(value.stop), self.encode(value.step))
+        if isinstance(value, tuple(_PLAIN)):  # a subclass: an enumeration, a named tuple's field
+            return value
         if hasattr(value, "__array__"):
             return torch.as_tensor(value)
         raise OperationError(

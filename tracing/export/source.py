@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import safetensors.torch
-import torch
 from torch import Tensor
 
 from tracing.engines.program import compile_graph
 from tracing.errors import UnusedValueWarning
-from tracing.graph.nnsight_body import Body, Statement
-from tracing.graph.nnsight_facts import ExportError, Facts, facts_of
-from tracing.graph.nnsight_plan import Home, Plan
+from tracing.export.body import Body
+from tracing.export.facts import ExportError, Facts, facts_of
+from tracing.export.plan import Home, Plan
+from tracing.export.writer import Statement, Writer
 from tracing.graph.nodes import Graph
 from tracing.graph.text import quoted
 
@@ -59,12 +59,18 @@ class Script:
         return target
 
 
-def to_nnsight_source(graph: Graph, model: Any, *, model_name: str | None = None) -> Script:
+def to_nnsight_source(graph: Graph, model: Any = None, *, model_name: str | None = None) -> Script:
     """The script of a graph that was recorded on `model`; `model_name` is the folder or hub id it loads by default.
 
     Raises `ExportError` naming the node and line for what nnsight cannot express: places inside attention,
     `tracer.apply`, modules of your own, and models that are no text models.
     """
+    model = graph.model() if model is None else model
+    if model is None:
+        raise ExportError(
+            "The graph comes from a file, or the model that it was recorded on is gone.",
+            remedy="Give the model: graph.to_nnsight_source(model).",
+        )
     rules = getattr(model, "rules", None)
     if rules is None or rules.encoder_decoder:
         raise ExportError(
@@ -76,18 +82,16 @@ def to_nnsight_source(graph: Graph, model: Any, *, model_name: str | None = None
         program = compile_graph(graph, model)
     facts = facts_of(program, model)
     body = Body(Plan(program, facts, model))
-    body.begin_lists()
     body.write_all()
-    body.save_lists()
     name = model_name if model_name is not None else str(getattr(model.module, "name_or_path", "") or "")
-    return _Assembly(body, facts, model, name).script()
+    return _Assembly(body.writer, facts, model, name).script()
 
 
 class _Assembly:
     """Puts header, prompts, traces and ending together."""
 
-    def __init__(self, body: Body, facts: Sequence[Facts], model: Any, name: str) -> None:
-        self._body = body
+    def __init__(self, writer: Writer, facts: Sequence[Facts], model: Any, name: str) -> None:
+        self._writer = writer
         self._facts = facts
         self._model = model
         self._name = name
@@ -104,14 +108,14 @@ class _Assembly:
                 self._trace(facts)
             self._after(facts.number)
         main = "\n".join(self._lines)
-        return Script(f"{self._header(main)}{main}\n{_ENDING}", self._body.tensors)
+        return Script(f"{self._header(main)}{main}\n{_ENDING}", self._writer.tensors)
 
     def _runs(self, facts: Facts) -> bool:
         """Whether anything is read or written in a forward."""
         return bool(self._inside(facts)) or self._wants_result(facts)
 
     def _inside(self, facts: Facts) -> list[Home]:
-        return [home for home in self._body.blocks.of if home.inside and home.forward == facts.number]
+        return [home for home in self._writer.blocks.of if home.inside and home.forward == facts.number]
 
     def _wants_result(self, facts: Facts) -> bool:
         return ("", "result") in facts.forward.sites
@@ -130,7 +134,7 @@ class _Assembly:
             self._emit(f"prompt_{invoke.index} = {{", 1)
             for name, value in facts.batch.kwargs.items():
                 if self._by_row(name, value, facts):
-                    self._emit(f'"{name}": {self._body.constant(value[rows.start : rows.stop])},', 2)
+                    self._emit(f'"{name}": {self._writer.constant(value[rows.start : rows.stop])},', 2)
             self._emit("}", 1)
 
     @staticmethod
@@ -143,7 +147,7 @@ class _Assembly:
         if facts.generating and getattr(self._model, "_generation", {}).get("pad_token_id") is None:
             options.setdefault("pad_token_id", self._model.rules.pad_id)
         try:
-            return ", ".join(f"{name}={self._body._expressions.value(value)}" for name, value in options.items())
+            return ", ".join(f"{name}={self._writer.expressions.value(value)}" for name, value in options.items())
         except TypeError as error:
             raise ExportError(
                 f"An option of the trace at {facts.forward.stage.line} cannot be exported: {error}."
@@ -152,7 +156,7 @@ class _Assembly:
     # -- traces -------------------------------------------------------------------------------------------------------
     def _trace(self, facts: Facts) -> None:
         options = self._options(facts)
-        barriers = self._body.blocks.barriers.get(facts.number, [])
+        barriers = self._writer.blocks.barriers.get(facts.number, [])
         invokes = facts.forward.invokes
         call = "generate" if facts.generating else "trace"
         if len(invokes) == 1 and not facts.generating and not barriers:
@@ -167,7 +171,7 @@ class _Assembly:
             self._emit(f"with tracer.invoke({'' if invoke.inputs is None else f'prompt_{invoke.index}'}):", 2)
             self._block(Home(facts.number, invoke.index, inside=True), 3)
         whole = Home(facts.number, None, inside=True)
-        if whole in self._body.blocks.of:
+        if whole in self._writer.blocks.of:
             self._emit("with tracer.invoke():", 2)
             self._block(whole, 3)
         if self._wants_result(facts):
@@ -176,7 +180,7 @@ class _Assembly:
             self._emit(f"nnsight.save(result_{facts.number})", 3)
 
     def _block(self, home: Home, depth: int) -> None:
-        statements = self._body.blocks.of.get(home, [])
+        statements = self._writer.blocks.of.get(home, [])
         if not statements:
             self._emit("pass", depth)
         elif self._facts[home.forward].generating:
@@ -198,7 +202,7 @@ class _Assembly:
             self._statements([one for one in statements if one.step == step], depth + 2)
 
     def _after(self, forward: int) -> None:
-        self._statements(self._body.blocks.of.get(Home(forward), []), 1)
+        self._statements(self._writer.blocks.of.get(Home(forward), []), 1)
 
     def _statements(self, statements: Sequence[Statement], depth: int) -> None:
         line, guards = "", ()
@@ -215,7 +219,7 @@ class _Assembly:
             self._emit(f"{one.text}{note}", inner + bool(guards))
 
     def _condition(self, statement: Statement) -> str:
-        parts = [("" if expected else "not ") + self._body._text_outside(node) for node, expected in statement.guards]
+        parts = [("" if expected else "not ") + self._writer.text_outside(node) for node, expected in statement.guards]
         return " and ".join(parts)
 
     # -- header and ending --------------------------------------------------------------------------------------------
@@ -225,14 +229,16 @@ class _Assembly:
         attention = "eager" if any(facts.forward.eager for facts in self._facts) else getattr(
             module.config, "_attn_implementation", None
         )  # fmt: skip
-        options = f"dtype={self._model.module.dtype}" + (f", attn_implementation={quoted(attention)}" if attention else "")
-        helpers = "".join(_HELPERS[name] for name in sorted(self._body.helpers))
-        constants = _CONSTANTS if self._body.tensors else ""
+        options = f"dtype={self._model.module.dtype}" + (
+            f", attn_implementation={quoted(attention)}" if attention else ""
+        )
+        helpers = "".join(_HELPERS[name] for name in sorted(self._writer.helpers))
+        constants = _CONSTANTS if self._writer.tensors else ""
         return _HEADER.format(
             version=VERSION,
-            copy="import copy\n" if "replaced" in self._body.helpers else "",
+            copy="import copy\n" if "replaced" in self._writer.helpers else "",
             functional="import torch.nn.functional as F\n" if "F." in main else "",
-            load="load_file, save_file" if self._body.tensors else "save_file",
+            load="load_file, save_file" if self._writer.tensors else "save_file",
             kind=kind,
             name=quoted(self._name),
             helpers=helpers,
@@ -300,11 +306,11 @@ def replaced(output, name, value):
 
 ''',
 }
-_ENDING: Final = '''
+_ENDING: Final = """
     tensors = {name: value.contiguous() for name, value in saved.items()}
     save_file(tensors, HERE.with_suffix(".saved.safetensors"))
 
 
 if __name__ == "__main__":
     main(sys.argv[1] if len(sys.argv) > 1 else MODEL)
-'''
+"""

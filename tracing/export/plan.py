@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tracing.engines.program import Program
-from tracing.graph.nnsight_facts import AFTER, BEFORE, Facts, Key, refusal
+from tracing.export.facts import AFTER, BEFORE, Facts, Key, refusal
 from tracing.graph.nodes import Guard, Node
 from tracing.graph.ops import TABLE
 
@@ -179,9 +179,7 @@ class Plan:
         home = self.homes[node]
         if not home.inside:
             return False
-        return any(
-            not self.homes[user].inside or self.homes[user].forward != home.forward for user in self.users(node)
-        )
+        return any(not self.homes[user].inside or self.homes[user].forward != home.forward for user in self.users(node))
 
 
 def is_table(node: Node) -> bool:

@@ -6,9 +6,9 @@ from typing import Any, Final
 
 from torch import Tensor
 
+from tracing.export.ops import Expressions
 from tracing.graph.heads import HEADS
 from tracing.graph.lens import SAME_FOR_TENSORS, Steps, first_name, get
-from tracing.graph.nnsight_ops import Expressions
 from tracing.graph.text import view_text
 
 COPYING: Final = frozenset({"reshape", "reshape_as", "flatten", "ravel"})

@@ -1,0 +1,1 @@
+"""Recorded graphs as scripts for other libraries: `graph.to_nnsight_source()`."""

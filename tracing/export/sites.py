@@ -1,0 +1,234 @@
+"""Statements for places of a forward: reading them and their parts, writing to them, skipping modules."""
+
+from typing import Any
+
+from torch import Tensor
+
+from tracing.export.facts import refusal
+from tracing.export.names import edited, envoy_text, site_name, stem
+from tracing.export.values import Held, Unwritable
+from tracing.export.writer import Writer
+from tracing.graph.lens import Steps, first_name
+from tracing.graph.nodes import Node, Site, nodes_in
+
+
+class Sites:
+    """Statements for the nodes "site", "part", "write" and "skip"."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self._plan = writer.plan
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+    def site(self, node: Node) -> None:
+        """A place, held by a variable."""
+        writer, site = self._writer, node.args[0]
+        if site.kind == "result":
+            self._result(node, site)
+            return
+        facts = self._plan.forward_of[site.invoke]
+        envoy, strip, value = self._envoy(node, site, facts.value(node, site))
+        rows = facts.rows[site.invoke]
+        variable = writer.unique(site_name(site))
+        held = Held(
+            variable, value, envoy, strip, (), rows.pad, facts.batch.length or 0, rows.stop - rows.start, site.step
+        )
+        if (facts.several or held.pad) and isinstance(value, Tensor) and value.dim():
+            self._require_rows(node, value, facts.batch.total)
+        writer.held[node] = held
+        changes = isinstance(value, Tensor) and node not in writer.targets and not site.in_place
+        writer.say(f"{variable} = {envoy}{'.clone()' if changes and self._plan.late(node) else ''}", node)
+
+    @staticmethod
+    def _require_rows(node: Node, value: Tensor, total: int) -> None:
+        if value.shape[0] not in (total, 1):
+            shape = tuple(value.shape)
+            raise refusal(
+                node,
+                f"its rows and positions are one axis, {shape}, which nnsight does not part by prompt",
+                "Give each prompt a trace of its own.",
+            )
+
+    def _envoy(self, node: Node, site: Site, value: Any) -> tuple[str, Steps, Any]:
+        """How nnsight calls a site; which first steps that takes; what it is then."""
+        path, steps = envoy_text(site.path), self._all_steps(node)
+        if site.kind == "inputs":
+            args, kwargs = value
+            if _first_leads(args, kwargs) and all(one[:1] == (("first",),) for one in steps):
+                return f"{path}.input", (("first",),), args[0] if args else next(iter(kwargs.values()))
+            return f"{path}.inputs", (), value
+        logits = getattr(value, "logits", None) if not site.path and len(self.versions(node)) == 1 else None
+        if logits is not None and steps and all(one[:1] == (("logits",),) for one in steps):
+            return f"{path}.output.logits", (("logits",),), logits
+        return f"{path}.output", (), value
+
+    def versions(self, node: Node) -> list[Node]:
+        """A site, or a gradient, and its written versions, in order."""
+        found = [node]
+        for version in found:
+            found += [user for user in self._plan.users(version) if user.op == "write" and user.args[0] is version]
+        return found
+
+    def _all_steps(self, node: Node) -> list[Steps]:
+        """The steps into a site and its versions, of every use."""
+        steps: list[Steps] = []
+        for version in self.versions(node):
+            if version in self._writer.saved:
+                steps.append(())
+            for user in self._plan.users(version):
+                steps += _steps_of(user, version)
+        return steps
+
+    def _result(self, node: Node, site: Site) -> None:
+        assert site.invoke is not None
+        facts = self._plan.forward_of[site.invoke]
+        rows = facts.rows[site.invoke]
+        text = f"result_{facts.number}"
+        if rows.pad or rows.stop - rows.start != facts.batch.total:
+            text = f"{text}[{rows.start}:{rows.stop}{f', {rows.pad}:' if rows.pad else ''}]"
+        self._writer.assign(node, text, "ids")
+
+    def part(self, node: Node) -> None:
+        """A part of a site, or of a computed value."""
+        writer, (base, steps) = self._writer, node.args
+        writer.sync(base)
+        held = writer.held.get(base)
+        text = writer.places.inside(writer.text[base], steps) if held is None else writer.read(held, steps)
+        if self._inlined(node):
+            writer.text[node] = text
+            return
+        in_place = base.site is not None and base.site.in_place
+        structured = held is None or not isinstance(held.value, Tensor)
+        changes = structured and base.site is not None and base not in writer.targets
+        if in_place or (changes and self._plan.late(node)):
+            text = f"{text}.clone()"
+        writer.assign(node, text, f"{stem(base)}_{node.id}")
+
+    def _inlined(self, node: Node) -> bool:
+        """Whether a part stands where it is used instead of in a variable."""
+        writer, users, base = self._writer, self._plan.users(node), node.args[0].site
+        if (base is not None and base.in_place) or node in writer.targets or node in writer.growing:
+            return False
+        if node in writer.saved:
+            return not users
+        if len(users) != 1 or users[0].op in ("part", "grad"):
+            return False
+        return (
+            self._plan.homes[users[0]] == self._plan.homes[node] and self._plan.keys[users[0]] == self._plan.keys[node]
+        )
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+    def write(self, node: Node) -> None:
+        """A new version of a site, which the model goes on with, or of a computed value."""
+        writer, (base, steps, new, site) = self._writer, node.args
+        if site is not None and site.kind == "grad":
+            writer.held[node] = writer.held[base]
+            return  # written inside its backward
+        writer.sync_all((base, *nodes_in((steps, new))))
+        held = writer.held.get(base)
+        if held is None:
+            self._write_computed(node, base, steps, new)
+            return
+        prefix, tensor, rest = writer.places.split(held, steps)
+        where = writer.places.walk(held.text, held.value, prefix)
+        if not isinstance(tensor, Tensor):
+            variable = writer.expressions.value(new)
+        else:
+            variable = writer.unique(edited(stem(base)))
+            writer.unguarded(node, variable, where)
+            writer.say(f"{variable} = {where}.clone()", node)
+            self.put(node, writer.places.own(variable, tensor, held), rest, new, held)
+        self._reassign(node, held, prefix, variable, where)
+
+    def _reassign(self, node: Node, held: Held, prefix: Steps, variable: str, where: str) -> None:
+        """Give the model the new version, and hold it."""
+        writer, site = self._writer, node.args[3]
+        if site.kind == "result":
+            raise refusal(node, "the ids of a generation have been made when they are known")
+        try:
+            whole = writer.places.rebuilt(held.text, held.value, prefix, variable)
+        except Unwritable as error:
+            raise refusal(node, str(error)) from None
+        if "replaced(" in whole:
+            writer.helpers.add("replaced")
+        if site.in_place:
+            writer.say(f"{where}.copy_({variable})", node)
+        elif prefix or not variable.isidentifier():
+            kept = writer.unique(edited(stem(node.args[0])))
+            writer.unguarded(node, kept, held.text)
+            writer.say(f"{kept} = {whole}", node)
+            whole = kept
+        if not site.in_place:
+            writer.say(f"{held.target} = {whole}", node)
+        writer.held[node] = writer.places.tensor(held, whole)
+        if node in writer.targets and isinstance(held.value, Tensor):
+            writer.say(f"{whole}.requires_grad_()", node)
+
+    def put(self, node: Node, view: str, rest: Steps, new: Any, held: Held | None = None) -> None:
+        """Write to a part of a copy."""
+        writer = self._writer
+        value = writer.expressions.value(new)
+        inner, index = rest, "..."
+        if rest and rest[-1][0] == "index":
+            inner, index = rest[:-1], writer.expressions.index(rest[-1][1])
+        try:
+            view = writer.places.inside(view, inner, held, writing=True)
+        except Unwritable as error:
+            raise refusal(node, str(error)) from None
+        if rest and rest[-1][0] == "heads_grouped" and isinstance(new, (Node, Tensor)):
+            value = f"{value}.unflatten(-2, ({rest[-1][3]}, -1))"
+        writer.say(f"{view}[{index}] = {value}", node)
+
+    def _write_computed(self, node: Node, base: Node, steps: Steps, new: Any) -> None:
+        writer = self._writer
+        before = writer.text[base]
+        variable = writer.text[node] = writer.unique(edited(stem(base)))
+        writer.unguarded(node, variable, before)
+        if steps:
+            writer.say(f"{variable} = {before}.clone()", node)
+            self.put(node, variable, steps, new)
+        else:
+            value = writer.expressions.value(new)
+            whole = value if isinstance(new, (Node, Tensor)) else f"torch.full_like({before}, {value})"
+            writer.say(f"{variable} = {whole}", node)
+        writer.make_leaf(node)
+
+    # -- skipping -----------------------------------------------------------------------------------------------------
+    def skip(self, node: Node) -> None:
+        """nnsight's own skip, or a new output where only some prompts skip or the module returns a tuple."""
+        writer, (path, value, site) = self._writer, node.args
+        envoy, text = envoy_text(path), writer.expressions.value(value)
+        if self._plan.native_skip(node):
+            writer.say(f"{envoy}.skip({text})", node)
+            return
+        facts = self._plan.forward_of[site.invoke]
+        output = facts.values[path, "output", 0]
+        pad, length = facts.pad(site.invoke), facts.batch.length or 0
+        variable = writer.unique(f"{path.split('.')[-1]}_skipped")
+        if isinstance(value, tuple) or (isinstance(output, Tensor) and not pad):
+            writer.say(f"{envoy}.output = {text}", node)
+            return
+        main = output if isinstance(output, Tensor) else output[0]
+        held = Held(variable, main, pad=pad, length=length, step=site.step)
+        writer.say(f"{variable} = {envoy}.output{'' if isinstance(output, Tensor) else '[0]'}.clone()", node)
+        writer.say(f"{writer.places.own(variable, main, held)}[...] = {text}", node)
+        whole = variable if isinstance(output, Tensor) else f"({variable}, *{envoy}.output[1:])"
+        writer.say(f"{envoy}.output = {whole}", node)
+
+
+def _first_leads(args: Any, kwargs: Any) -> bool:
+    """Whether nnsight's `.input` is the first argument as it is known here."""
+    if args or not kwargs:
+        return bool(args)
+    tensors = any(isinstance(one, Tensor) for one in kwargs.values())
+    return tensors and next(iter(kwargs)) == first_name(kwargs)
+
+
+def _steps_of(user: Node, version: Node) -> list[Steps]:
+    """The steps into a version of a site that one node takes; () where it takes the whole."""
+    if user.op == "grad":
+        return [user.args[2]]
+    if user.op not in ("part", "write") or user.args[0] is not version:
+        return [()]
+    whole = user.op == "write" and version in nodes_in((user.args[1], user.args[2]))
+    return [user.args[1], ()] if whole else [user.args[1]]
