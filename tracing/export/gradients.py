@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from tracing.export.facts import refusal
+from tracing.export.facts import Key, refusal
 from tracing.export.names import stem
 from tracing.export.sites import Sites
 from tracing.export.values import Held
@@ -37,10 +37,14 @@ class Gradients:
         writer.say(f"with {writer.text_of(loss)}.backward({given}):", node)
         writer.depth = 1
         read: dict[str, str] = {}
-        keys = self._plan.keys
-        for one in sorted(mine, key=lambda one: (keys[one.args[1]], one.args[1].id), reverse=True):
+        for one in sorted(mine, key=self._arrival, reverse=True):
             self._gradient(one, node, read)
         writer.depth = 0
+
+    def _arrival(self, node: Node) -> tuple[Key, int, int]:
+        """By which gradients arrive, the last first: when the forward knew the value."""
+        target = node.args[1]
+        return self._plan.keys[target], -1 if target.invoke is None else target.invoke, target.id
 
     def _gradient(self, node: Node, backward: Node, read: dict[str, str]) -> None:
         writer, (_, target, steps) = self._writer, node.args

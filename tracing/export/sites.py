@@ -36,8 +36,38 @@ class Sites:
         if (facts.several or held.pad) and isinstance(value, Tensor) and value.dim():
             self._require_rows(node, value, facts.batch.total)
         writer.held[node] = held
-        changes = isinstance(value, Tensor) and node not in writer.targets and not site.in_place
+        if node in writer.targets:
+            self._carry(node, held)
+            return
+        changes = isinstance(value, Tensor) and not site.in_place
         writer.say(f"{variable} = {envoy}{'.clone()' if changes and self._plan.late(node) else ''}", node)
+
+    def _carry(self, node: Node, held: Held) -> None:
+        """A site whose gradient is asked for: a copy through which the model's values flow, so that it is no other's.
+
+        Without it, two prompts' gradients at one place, or one tensor under two names, could not both be read.
+        """
+        writer, variable = self._writer, held.text
+        if isinstance(held.value, Tensor):
+            stays = held.strip == (("logits",),)
+            writer.say(f"{variable} = {held.target}{'' if node.args[0].in_place else '.clone()'}", node)
+            if not stays and not node.args[0].in_place:
+                writer.say(f"{held.target} = {variable}.clone()", node)
+            return
+        writer.say(f"{variable} = {held.target}", node)
+        prefixes = {repr(prefix): prefix for prefix in (
+            writer.places.split(held, grad.args[2])[0] for grad in writer.targets[node]
+        )}  # fmt: skip
+        for prefix in prefixes.values():
+            copy = f"{writer.places.walk(variable, held.value, prefix)}.clone()"
+            try:
+                whole = writer.places.rebuilt(variable, held.value, prefix, copy)
+            except Unwritable as error:
+                raise refusal(node, str(error)) from None
+            if "replaced(" in whole:
+                writer.helpers.add("replaced")
+            writer.say(f"{variable} = {whole}", node)
+        writer.say(f"{held.target} = {variable}", node)
 
     @staticmethod
     def _require_rows(node: Node, value: Tensor, total: int) -> None:

@@ -269,10 +269,10 @@ saved = {{}}
 
 
 def save(name, value):
-    """Keep a value as it is now; the items of a tuple or list by their numbers."""
-    if isinstance(value, (tuple, list)):
-        for number, item in enumerate(value):
-            save(f"{{name}}.{{number}}", item)
+    """Keep a value as it is now; the items of a tuple, list or dict by their numbers or keys."""
+    if isinstance(value, (tuple, list, dict)):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            save(f"{{name}}.{{key}}", item)
     elif value is not None:
         saved[name] = value.detach().cpu().clone() if isinstance(value, torch.Tensor) else torch.tensor(value)
 

@@ -59,8 +59,11 @@ class Writer:
         self.held: dict[Node, Held] = {}
         """The variable of a site's version, or of a gradient."""
         self.saved = self._save_names()
-        self.targets = {node.args[1] for nodes in plan.grads.values() for node in nodes}
-        """Values whose gradient is asked for."""
+        self.targets: dict[Node, list[Node]] = {}
+        """Values whose gradient is asked for, with the "grad" nodes that do."""
+        for nodes in plan.grads.values():
+            for node in nodes:
+                self.targets.setdefault(node.args[1], []).append(node)
         self.done: set[Node] = set()
         self.growing: dict[Node, list[str]] = {}
         """Lists that wait for a value."""
