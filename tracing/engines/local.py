@@ -3,11 +3,14 @@
 from contextlib import suppress
 from typing import Any
 
+import torch
+
 from tracing.engines.hooking import hooked
 from tracing.engines.program import Forward, compile_graph
 from tracing.engines.rows import Scope
 from tracing.engines.run import Enough, Run, grad_mode
 from tracing.engines.unreached import settle
+from tracing.errors import PromptError
 from tracing.graph.nodes import Graph
 from tracing.graph.recorder import Cell
 
@@ -29,15 +32,17 @@ def execute(model: Any, graph: Graph, cells: dict[int, Cell]) -> None:
                     _run_forward(run, forward)
     finally:
         run.release()
-        for cell in cells.values():
-            cell.publish()
+        with torch.inference_mode(False):  # what users get are ordinary tensors
+            for cell in cells.values():
+                cell.publish()
 
 
 def _run_forward(run: Run, forward: Forward) -> None:
     model, generating = run.model, forward.stage.mode == "generate"
     inputs = [invoke.inputs for invoke in forward.invokes if invoke.inputs is not None]
-    batch = model.batch(inputs, generating=generating)
-    _assign_rows(run, forward, batch)
+    copies = _copies(model, forward, len(inputs)) if generating else 1
+    batch = model.batch(inputs, generating=generating, steps=forward.steps)
+    _assign_rows(run, forward, batch, copies)
     run.begin(forward)
     with hooked(run, forward, steps=generating), suppress(Enough):
         if generating:
@@ -49,14 +54,27 @@ def _run_forward(run: Run, forward: Forward) -> None:
     settle(run, forward)
 
 
-def _assign_rows(run: Run, forward: Forward, batch: Any) -> None:
-    rows = iter(batch.rows)
+def _copies(model: Any, forward: Forward, prompts: int) -> int:
+    """How many rows the generation makes of one. Raises `PromptError` where several prompts cannot be told apart."""
+    copies: int = model.sequences_of(forward.stage.options)
+    if copies > 1 and prompts > 1:
+        raise PromptError(
+            f"The generation at {forward.stage.line} makes {copies} rows of each prompt (num_beams, "
+            "num_return_sequences), so that the values of its prompts cannot be told apart.",
+            remedy="Generate prompt by prompt: model.generate(prompt, ...), or without beams.",
+        )
+    return copies
+
+
+def _assign_rows(run: Run, forward: Forward, batch: Any, copies: int) -> None:
+    rows, total = iter(batch.rows), batch.total * copies
     encoded = bool(getattr(getattr(run.model.module, "config", None), "is_encoder_decoder", False))
     for invoke in forward.invokes:
         if invoke.inputs is None:
-            run.scopes[invoke.index] = Scope(0, batch.total, batch.total, 0, None)
+            run.scopes[invoke.index] = Scope(0, total, total, 0, None)
         else:
             mine = next(rows)
             run.scopes[invoke.index] = Scope(
-                mine.start, mine.stop, batch.total, mine.pad, batch.length, mine.decoder, batch.decoder_length, encoded
-            )
+                mine.start * copies, mine.stop * copies, total,
+                mine.pad, batch.length, mine.decoder, batch.decoder_length, encoded,
+            )  # fmt: skip

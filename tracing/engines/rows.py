@@ -5,15 +5,16 @@ Dimension 0 is the batch where it has the batch's size. Position dimensions are 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
+_ROWS: Final = ("rows",)
+
+
+class Scope(NamedTuple):
     """Rows `start:stop` of a batch of `total`, without the first `pad` of `length` positions."""
 
     start: int
@@ -31,6 +32,11 @@ class Scope:
     def everything(self) -> bool:
         """Whether nothing is cut away."""
         return self.stop - self.start == self.total and not self.pad and self.decoder == self.decoder_length
+
+    @property
+    def divides(self) -> bool:
+        """Whether there are rows of other prompts."""
+        return self.stop - self.start != self.total
 
     def of(self, tensor: Tensor) -> Tensor:
         """A view of the prompt's part of one tensor; a tensor without a batch dimension is shared as it is."""
@@ -69,10 +75,10 @@ class Scope:
 
     def filled(self, steps: tuple[Any, ...]) -> tuple[Any, ...]:
         """Steps with ("rows",), which parts rows from positions, replaced by the view that does so here."""
-        if ("rows",) not in steps:
+        if _ROWS not in steps:
             return steps
         rows = self.stop - self.start
-        return tuple(("view", "unflatten", (0, (rows, -1)), {}) if step == ("rows",) else step for step in steps)
+        return tuple(("view", "unflatten", (0, (rows, -1)), {}) if step == _ROWS else step for step in steps)
 
 
 def mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
@@ -99,13 +105,15 @@ def own(value: Any) -> Any:
 
 def kept(value: Any, device: Any = None, dtype: torch.dtype | None = None) -> Any:
     """The nest as a user gets it: ordinary tensors with memory of their own, cut off from autograd."""
-
-    def keep(tensor: Tensor) -> Tensor:
-        wanted = dtype if tensor.is_floating_point() else None
-        return tensor.detach().to(device=device, dtype=wanted, copy=True)
-
-    def copy(tensor: Tensor) -> Tensor:
-        return tensor.detach().clone()
-
     with torch.inference_mode(False):  # what is made here is an ordinary tensor; detached, it needs no other mode
-        return mapped(value, copy if device is None and dtype is None else keep)
+        if device is not None or dtype is not None:
+            return mapped(value, lambda tensor: _moved(tensor, device, dtype))
+        return value.detach().clone() if type(value) is Tensor else mapped(value, _copied)
+
+
+def _moved(tensor: Tensor, device: Any, dtype: torch.dtype | None) -> Tensor:
+    return tensor.detach().to(device=device, dtype=dtype if tensor.is_floating_point() else None, copy=True)
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone()

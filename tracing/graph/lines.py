@@ -1,9 +1,9 @@
 """Which line of the user's code recorded something: kept with every node, so that errors can point at it."""
 
 import sys
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 
-_OURS = ("tracing.", "torch.", "contextlib")
+_OURS: Final = ("tracing.", "torch.", "contextlib")
 """Modules whose frames stand between the user's line and us. (`tracing` itself has no code that records.)"""
 
 
@@ -24,10 +24,19 @@ NOWHERE = Line("<graph>", 0, "<module>")
 """The line of nodes that no user wrote, or whose graph was read from a file without lines."""
 
 
+_is_ours: dict[Any, bool] = {}
+"""By module name, whether its frames are skipped: every node asks for several frames."""
+
+
 def user_line() -> Line:
     """The innermost frame outside this library, torch and contextlib."""
     frame = sys._getframe(1)
-    while frame.f_globals.get("__name__", "").startswith(_OURS) and frame.f_back is not None:
+    while True:
+        name = frame.f_globals.get("__name__")
+        ours = _is_ours.get(name)
+        if ours is None:
+            ours = _is_ours[name] = isinstance(name, str) and name.startswith(_OURS)
+        if not ours or frame.f_back is None:
+            code = frame.f_code
+            return Line(code.co_filename, frame.f_lineno, code.co_name)
         frame = frame.f_back
-    code = frame.f_code
-    return Line(code.co_filename, frame.f_lineno, code.co_name)

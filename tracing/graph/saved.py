@@ -132,9 +132,11 @@ def _proxy_class(args: Any, kwargs: dict[str, Any]) -> Any:
 
 
 def publish(saved: Saved, value: Any) -> None:
-    """Let C code see the value's memory in the saved object; a number is seen as a tensor of it."""
+    """Let C code see the value's memory in the saved object; a number is seen as a tensor of it.
+
+    To be called outside of inference mode, so that the object is an ordinary tensor.
+    """
     if isinstance(value, (bool, int, float, complex)):
         value = torch.tensor(value)
     if isinstance(value, Tensor):
-        with torch.inference_mode(False):
-            torch._C._swap_tensor_impl(saved, value.detach())
+        torch._C._swap_tensor_impl(saved, value.detach())

@@ -44,6 +44,9 @@ class Envoy:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
+        known = self.__dict__["_children"].get(name)
+        if known is not None:
+            return known
         if name in self._module._parameters or name in self._module._buffers:
             return self._parameter(name)
         return self._child(name)
