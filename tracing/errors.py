@@ -41,6 +41,12 @@ class PathError(SiteError, AttributeError):
     code = "path_unknown"
 
 
+class NotCachedError(SiteError, KeyError, AttributeError):
+    """A cache holds nothing of a path. A KeyError and an AttributeError too, as of any mapping and any object."""
+
+    code = "not_cached"
+
+
 class SiteNotReachedError(SiteError):
     """The forward never reached a site that a trace reads or writes."""
 

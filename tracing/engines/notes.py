@@ -18,7 +18,8 @@ def annotate(error: Exception, node: Node, env: dict[Node, Any]) -> None:
         for operand in node.args
         if isinstance(operand, (Node, Tensor))
     ]
-    sites = {str(site) for one in (node, *node.deps) if (site := _origin(one).site) is not None}
+    found = (_origin(one).site for one in (node, *node.deps))
+    sites = {str(site) for site in found if site is not None and site.kind != "grad"}  # whose paths are no modules'
     error.add_note(
         f'Recorded at File "{node.line.file}", line {node.line.number}, in {node.line.function}: {node.op}'
         + (f"; site {', '.join(sorted(sites))}" if sites else "")

@@ -9,7 +9,7 @@ written gradient is what flows on to earlier values.
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from tracing.errors import GradientError
+from tracing.errors import CausalityError, GradientError
 from tracing.graph.lines import user_line
 from tracing.graph.nodes import Node, Site
 
@@ -56,10 +56,30 @@ class Gradients:
         recorder = self._recorder
         self.refuse_generation()
         number = self.count
+        self._refuse_own_gradient(loss, number)
         recorder.add("backward", (loss, gradient, number), {"retain_graph": retain_graph} if retain_graph else {})
         self.count += 1
         self.bare.append(number)
         return Backward(recorder, number)
+
+    def _refuse_own_gradient(self, loss: Node, number: int) -> None:
+        """Raises `CausalityError` where a loss is computed from a gradient of this very backward, asked for before."""
+        if not any((number,) == numbers for _, _, numbers in self._bases):
+            return
+        todo, seen = [loss], {loss}
+        while todo:
+            node = todo.pop()
+            if node.op == "grad" and node.args[0].step == number:
+                raise CausalityError(
+                    f"The loss of the backward at {user_line()} is computed from a gradient of that same backward "
+                    f"(asked for at {node.line}).",
+                    remedy="Call backward on another loss first, with retain_graph=True, and ask for the gradient "
+                    "after it.",
+                    where={"gradient": str(node.line)},
+                )
+            fresh = [one for one in node.deps if one not in seen]
+            seen.update(fresh)
+            todo.extend(fresh)
 
     def of(self, target: Node, steps: tuple[Any, ...]) -> "Base":
         """The base of a value's gradient, bound to the backwards that the place of the call means."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from tracing.errors import SiteError
+from tracing.errors import NotCachedError, SiteError
 from tracing.graph.lens import get
 from tracing.graph.proxy import Proxy
 from tracing.graph.recorder import Base, Recorder
@@ -88,8 +88,8 @@ class Cache(Mapping[str, Entry]):
             raise self._missing(path)
         return CacheNode(self._all, path)
 
-    def _missing(self, path: str) -> "_NotCached":
-        return _NotCached(
+    def _missing(self, path: str) -> NotCachedError:
+        return NotCachedError(
             f"The cache holds nothing of {path!r}.",
             remedy=f"It holds {', '.join(list(self)[:6])}…; choose modules with tracer.cache(modules=[...]).",
         )
@@ -109,10 +109,6 @@ class CacheNode(Cache):
 
     def __getitem__(self, key: str | int) -> Any:
         return self._below(self._join(str(key)))
-
-
-class _NotCached(SiteError, KeyError, AttributeError):
-    """Nothing is held of a path."""
 
 
 def cached(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tests.unit.tracing.seed import support
 from tests.unit.tracing.seed.support import close, ids, rows, run
 from tracing import LanguageModel, Model
-from tracing.errors import GradientError
+from tracing.errors import CausalityError, GradientError
 
 PROMPT = "The quick brown fox"
 LAYERS = [f"transformer.h.{n}" for n in range(4)]
@@ -343,3 +343,25 @@ def test_no_autograd_graph_is_built_unless_a_gradient_is_asked_for() -> None:
         net.output.sum().backward()
         net.layer.output.grad.save()
     assert net._model.seen[-1] == (True, False)
+
+
+@pytest.mark.parametrize("accumulated", [False, True])
+def test_a_loss_of_its_own_gradient_is_refused_at_its_line(gpt2: LanguageModel, accumulated: bool) -> None:
+    with pytest.raises(CausalityError, match=r"a gradient of that same backward \(asked for at test_gradients.py:\d+"):
+        with gpt2.trace(PROMPT):
+            hidden = gpt2.transformer.h[1].output[0]
+            gradient = hidden.grad * 2 if accumulated else hidden.grad
+            (gpt2.output * gradient.norm()).sum().backward()
+
+
+def test_a_loss_of_an_earlier_backwards_gradient_is_computed(gpt2: LanguageModel) -> None:
+    with gpt2.trace(PROMPT):
+        hidden = gpt2.transformer.h[1].output[0]
+        logits = gpt2.output
+        with logits[0, -1].sum().backward(retain_graph=True):
+            factor = hidden.grad.norm()
+        with (logits[0, -1].sum() * factor).backward():
+            grad = hidden.grad.save()
+        factor = factor.save()
+    (expected,) = reference(lambda out: out[0, -1].sum(), LAYERS[1:2])
+    close(grad, expected * factor)
