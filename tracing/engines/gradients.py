@@ -2,12 +2,13 @@
 
 1. A value whose gradient is asked for becomes a *carrier* when it appears: a tensor of the autograd graph (a leaf, if
    nothing before it needs a gradient), while the model goes on with a copy of it, which it may change as it likes.
-2. A backward computes gradients for its carriers only; no parameter's `.grad` is touched where carriers exist.
+2. A backward computes gradients for its carriers only; no parameter's `.grad` is touched where carriers exist. But
+   where the user brings what learns, a tensor that requires a gradient or an attached module, all leaves get theirs.
 3. A hook on each carrier takes its gradient. Where the gradient is written, the hook runs those nodes and hands the
    written gradient back, so that it flows on.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,6 +37,7 @@ class Carriers:
         """"grad" node to its carrier and the steps from there to its value."""
         self._written = {node.args[0] for node in run.program.nodes if node.op == "write" and node.args[0].op == "grad"}
         self._backwards = [node.args[2] for node in run.program.nodes if node.op == "backward"]
+        self.learning = any(_learns(node, run.model) for node in run.program.nodes)
         for node in run.program.nodes:
             if node.op == "grad" and node.args[0].step not in self._backwards:
                 raise GradientError(
@@ -105,7 +107,8 @@ class Carriers:
             )
         keep = bool(node.kwargs.get("retain_graph")) or node.args[2] != self._backwards[-1]
         # Without carriers the user differentiates with respect to parameters that require gradients.
-        torch.autograd.backward(value, gradient, retain_graph=keep, inputs=carriers or None)
+        inputs = None if self.learning else carriers or None
+        torch.autograd.backward(value, gradient, retain_graph=keep, inputs=inputs)
         for carrier in carriers:
             carrier.grad = None
 
@@ -136,6 +139,23 @@ class Carriers:
             f"does not depend on the value of {node.args[1].line}.",
             remedy="Compute the loss from that value, or ask for the gradient of one that it is computed from.",
         )
+
+
+def _learns(node: Node, model: Any) -> bool:
+    """Whether a node brings the user's own leaves: tensors that require gradients, or an attached module's weights."""
+    if node.op == "module" and model.is_attached(node.args[0]):
+        return any(weight.requires_grad for weight in model.submodule(node.args[0]).parameters())
+    return any(tensor.requires_grad for tensor in _tensors((*node.args, *node.kwargs.values())))
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from _tensors(item)
+    elif isinstance(value, dict):
+        yield from _tensors(tuple(value.values()))
 
 
 def _kind(value: Any) -> str:

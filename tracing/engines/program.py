@@ -8,7 +8,7 @@
 """
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +40,11 @@ class Forward:
     pending: int = 0
     """Number of site nodes that must be reached before the forward may be stopped early."""
 
+    @property
+    def steps(self) -> int:
+        """How many steps of a generation have sites."""
+        return 1 + max((step for calls in self.sites.values() for step, _ in calls), default=0)
+
 
 @dataclass(slots=True)
 class Program:
@@ -52,20 +57,27 @@ class Program:
     saved: dict[Node, int]
     """Saved nodes, with the number under which their cell is known."""
     differentiates: bool
+    dropped: int = 0
+    """How many recorded nodes lead to nothing."""
 
 
-def compile_graph(graph: Graph, model: Any) -> Program:
-    """Drop what leads to nothing, schedule the rest. Raises `CausalityError`, `StepNotReachedError`."""
+def compile_graph(graph: Graph, model: Any, *, warn: bool = True, looked_at: Container[Node] = ()) -> Program:
+    """Drop what leads to nothing, schedule the rest. Raises `CausalityError`, `StepNotReachedError`.
+
+    With `warn`, a dropped value is reported with `UnusedValueWarning`, unless its shape was `looked_at`.
+    """
     recorded, saved = unrolled(graph)
     live = _live(recorded, saved, model)
-    _warn_unused(recorded, live)
+    if warn:
+        _warn_unused(recorded, live, looked_at)
     nodes = [node for node in recorded if node in live]
     users: dict[Node, list[Node]] = {node: [] for node in nodes}
     for node in nodes:
         for dependency in node.deps:
             users[dependency].append(node)
     forwards = _forwards(graph, nodes, model)
-    return Program(graph, nodes, users, forwards, saved, any(node.op in ("backward", "grad") for node in nodes))
+    differentiates = any(node.op in ("backward", "grad") for node in nodes)
+    return Program(graph, nodes, users, forwards, saved, differentiates, len(recorded) - len(nodes))
 
 
 def _live(recorded: Sequence[Node], saved: Mapping[Node, int], model: Any) -> set[Node]:
@@ -99,8 +111,8 @@ def _passes(node: Node, paths: set[str]) -> bool:
     return node.op == "module" and any(f"{path}.".startswith(f"{node.args[0]}.") for path in paths)
 
 
-def _warn_unused(recorded: Iterable[Node], live: set[Node]) -> None:
-    dead = [node for node in recorded if node not in live]
+def _warn_unused(recorded: Iterable[Node], live: set[Node], looked_at: Container[Node]) -> None:
+    dead = [node for node in recorded if node not in live and node not in looked_at]
     if not dead:
         return
     used = {dependency for node in dead for dependency in node.deps}

@@ -7,8 +7,8 @@
 """
 
 import heapq
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -225,7 +225,9 @@ class Run:
     def _write(self, node: Node) -> Any:
         base, steps, new, site = node.args
         before = self.env[base]
-        new, steps = substitute(new, self), substitute(steps, self)
+        new = substitute(new, self)
+        if node.deps != (base,):  # the steps may name nodes too
+            steps = substitute(steps, self)
         if new is SKIPPED or before is SKIPPED:
             return before
         if site is None:
@@ -251,10 +253,10 @@ class Run:
         if scope is None or scope.length is None or site.kind == "grad":
             return scope
         if scope.encoded:
-            return replace(scope, pad=0) if site.kind == "result" else scope
+            return scope._replace(pad=0) if site.kind == "result" else scope
         if site.kind == "result":
-            return replace(scope, length=self.visits[site.path, site.kind].raw.shape[1])
-        return replace(scope, length=scope.length + site.step) if site.step else scope
+            return scope._replace(length=self.visits[site.path, site.kind].raw.shape[1])
+        return scope._replace(length=scope.length + site.step) if site.step else scope
 
     def _visit_of(self, node: Node) -> Visit | None:
         site = node.site
@@ -423,4 +425,11 @@ class Run:
 
 def grad_mode(program: Program) -> Any:
     """The autograd mode of a run: no graph is built unless a gradient was asked for."""
-    return torch.enable_grad() if program.differentiates else torch.inference_mode()
+    return _differentiating() if program.differentiates else torch.inference_mode()
+
+
+@contextmanager
+def _differentiating() -> Iterator[None]:
+    """Autograd, whatever mode the user's code is in."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield

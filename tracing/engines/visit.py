@@ -10,8 +10,22 @@ from typing import Any
 from torch import Tensor
 
 from tracing.engines.rows import Scope, mapped, own
+from tracing.errors import PromptError
 from tracing.graph.lens import SAME_FOR_TENSORS, Steps, get, put
 from tracing.graph.nodes import Node
+
+OF_ALL = frozenset({"loss", "past_key_values", "cache_params"})
+"""Fields of a model's output that are one for the whole batch."""
+
+
+def _of_all(name: str) -> PromptError:
+    return PromptError(
+        f"The model gives one {name} for all prompts of a batch, so one prompt has none of its own.",
+        remedy="Trace the prompts one by one"
+        + (", or compute it from the prompt's own logits (model.output)" if name == "loss" else "")
+        + "; `with tracer.invoke():`, without a prompt, sees that of the whole batch.",
+        where={"field": name},
+    )
 
 
 @dataclass(slots=True, eq=False)
@@ -26,6 +40,8 @@ class Part:
     def get(self, steps: Steps) -> Any:
         """The part at `steps`; of a tensor, a view."""
         steps = (*self.inner, *steps)
+        if steps and steps[0][0] == "field" and steps[0][1] in OF_ALL and self.scope is not None and self.scope.divides:
+            raise _of_all(steps[0][1])
         _, value, rest = first_tensor(self.raw, steps if self.scope is None else self.scope.filled(steps))
         if not isinstance(value, Tensor):
             return self._cut(value)
@@ -104,7 +120,10 @@ class Visit:
         return Part(self.raw, scope)
 
     def _owns(self, value: Any) -> bool:
-        return any(value is tensor for tensor in self.owned)
+        for tensor in self.owned:  # by identity: `in` would compare tensors
+            if tensor is value:
+                return True
+        return False
 
     def _own(self, tensor: Tensor) -> None:
         if not self._owns(tensor):

@@ -105,6 +105,8 @@ class Recorder:
         """Runs every node on fake tensors while it is recorded (`scan`, `validate=True`)."""
         self._sites: dict[Site, Base] = {}
         self._loop_bases: dict[Base, Node] = {}
+        self._constants: dict[int, tuple[Tensor, Tensor]] = {}
+        """By the id of a user's tensor: it, and the newest copy made of it."""
 
     # -- nodes --------------------------------------------------------------------------------------------------------
     def add(
@@ -130,7 +132,7 @@ class Recorder:
         if issubclass(kind, Operators):
             return self.node_of(value)
         if isinstance(value, Tensor):
-            return value.detach() if value.requires_grad else value
+            return self._constant(value)
         if kind is tuple:
             return tuple(map(self.encode, value))
         if kind is list:
@@ -142,12 +144,27 @@ class Recorder:
         if isinstance(value, tuple(_PLAIN)):  # a subclass: an enumeration, a named tuple's field
             return value
         if hasattr(value, "__array__"):
-            return torch.as_tensor(value)
+            return torch.as_tensor(value).clone()
         raise OperationError(
             f"An argument of type {kind.__name__} cannot be recorded (at {user_line()}).",
             remedy="Give tensors, numbers, text, slices and proxies; tracer.apply(function, ...) runs any function on "
             "the values.",
         )
+
+    def _constant(self, value: Tensor) -> Tensor:
+        """A copy of a tensor as it is at this line, which the user may change at the next one.
+
+        Of a tensor that requires gradients, one through which they reach it.
+        """
+        if value.is_meta or value.layout is not torch.strided:
+            return value
+        known = self._constants.get(id(value))
+        if known is not None and torch.equal(known[1], value):
+            return known[1]
+        with torch.inference_mode(False), torch.set_grad_enabled(value.requires_grad):
+            copied = value.clone()
+        self._constants[id(value)] = value, copied
+        return copied
 
     def node_of(self, proxy: "Proxy") -> Any:
         """The node of a live proxy, the value of a finished one."""
@@ -268,6 +285,7 @@ class Recorder:
         self.retained = []
         self._sites = {}
         self._loop_bases = {}
+        self._constants = {}
         self.validator = None
 
 

@@ -111,6 +111,10 @@ class Model(Envoy):
         """How many steps a generation with these options takes at most, where that is known."""
         return options.get("max_new_tokens")
 
+    def sequences_of(self, options: Mapping[str, Any]) -> int:
+        """How many rows a generation with these options makes of each row of a prompt."""
+        return max(int(options.get(name) or 1) for name in ("num_beams", "num_return_sequences"))
+
     def begin_invoke(self, recorder: Recorder) -> None:
         """A prompt's block begins: record the edits for it."""
         stage, invoke = recorder.stage, recorder.invoke
@@ -155,8 +159,11 @@ class Model(Envoy):
         """Run the wrapped module's generation."""
         return self._module.generate(*args, **kwargs)
 
-    def batch(self, inputs: Sequence[Inputs], *, generating: bool) -> Batch:
-        """One call for the inputs of all invokes. Raises `PromptError` where they do not fit together."""
+    def batch(self, inputs: Sequence[Inputs], *, generating: bool, steps: int = 1) -> Batch:
+        """One call for the inputs of all invokes, of which `steps` generation steps are read or written.
+
+        Raises `PromptError` where they do not fit together.
+        """
         return batch_tensors(inputs)
 
     def is_block(self, path: str) -> bool:

@@ -61,9 +61,10 @@ def batch_text(
     *,
     encode: Encode | None = None,
     generating: bool = False,
+    steps: int = 1,
     device: torch.device | None = None,
 ) -> Batch:
-    """The one call that runs all invokes' prompts.
+    """The one call that runs all invokes' prompts; `steps` of a generation are read or written.
 
     An invoke gives one prompt: a text, a list of texts, ids (a list, a list of lists, a tensor `[position]` or
     `[row, position]`), or a mapping with `input_ids`, as tokenizers return; anything else by name.
@@ -84,7 +85,7 @@ def batch_text(
     length = width
     if padded:
         _require_paddable(rules, prompts, width)
-        length = _free_length(width, {*rules.sizes, total})
+        length = _free_length(width, {*rules.sizes, total}, steps)
     kwargs = _merge_tokens(prompts, rules, length, padded=padded, generating=generating)
     decoder_length = _merge_decoder(kwargs, prompts, rules, {*rules.sizes, total, length}, generating=generating)
     kwargs.update(_merge_rows(prompts, total))
@@ -119,9 +120,11 @@ def _of_one_width(
         rows += prompt
         counts.append(len(prompt))
     width = len(rows[0]) if rows else 0
-    if not 0 < width <= (rules.max_positions or width) or any(len(row) != width for row in rows):
+    if not 0 < width <= (rules.max_positions or width) or rules.vocab_size is None:
         return None
-    if rules.vocab_size is None or not all(type(i) is int and 0 <= i < rules.vocab_size for row in rows for i in row):
+    if any(len(row) != width or set(map(type, row)) != {int} for row in rows):
+        return None
+    if min(map(min, rows)) < 0 or max(map(max, rows)) >= rules.vocab_size:
         return None
     kwargs: dict[str, Any] = {"input_ids": torch.tensor(rows, device=device)}
     if "use_cache" in rules.takes:
@@ -162,10 +165,11 @@ def _require_paddable(rules: TextRules, prompts: Sequence[Prompt], width: int) -
         )
 
 
-def _free_length(width: int, taken: Collection[int]) -> int:
-    """The smallest length from `width` on that is no other size."""
-    while width in taken:
-        width += 1
+def _free_length(width: int, taken: Collection[int], steps: int = 1) -> int:
+    """The smallest length from `width` on that is no other size, nor becomes one in that many steps."""
+    for size in sorted(taken):
+        if width <= size < width + steps:
+            width = size + 1
     return width
 
 

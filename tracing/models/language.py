@@ -158,6 +158,11 @@ class LanguageModel(Pretrained):
                 return int(config["max_new_tokens"])
         return None
 
+    def sequences_of(self, options: Mapping[str, Any]) -> int:
+        """How many rows a generation makes of each row of a prompt: its beams, or sequences to return."""
+        given = options, {**self._generation, **vars(options.get("generation_config") or object)}
+        return super().sequences_of({**given[1], **given[0]})
+
     @property
     def _generation(self) -> Mapping[str, Any]:
         """What the model's own generation config says."""
@@ -194,7 +199,7 @@ class LanguageModel(Pretrained):
         """What the module takes and how far it reaches."""
         return rules_of(self.module, lambda: self.padding_refusal)
 
-    def batch(self, inputs: Sequence[Inputs], *, generating: bool = False) -> Batch:
+    def batch(self, inputs: Sequence[Inputs], *, generating: bool = False, steps: int = 1) -> Batch:
         """One padded call for the prompts of all invokes; see `tracing.models.batching`.
 
         Raises `PromptError` for prompts that cannot be run or not together, `TypeError` for unknown arguments.
@@ -202,7 +207,9 @@ class LanguageModel(Pretrained):
         for one in inputs:
             if one.kwargs:
                 self.refuse_unknown(one.kwargs, "generate" if generating else "forward")
-        batch = batch_text(inputs, self.rules, encode=self.encode, generating=generating, device=self.device)
+        batch = batch_text(
+            inputs, self.rules, encode=self.encode, generating=generating, steps=steps, device=self.device
+        )
         if self.accepted is not None and "input_ids" not in self.accepted and "input_ids" in batch.kwargs:
             # A module of one's own, that calls its ids otherwise.
             ids = batch.kwargs.pop("input_ids")

@@ -50,7 +50,7 @@ class VisionModel(Pretrained):
         """Keyword arguments that are an image's own."""
         return frozenset({"pixel_values", "labels", "bool_masked_pos"} & (self.accepted or set()))
 
-    def batch(self, inputs: Sequence[Inputs], *, generating: bool = False) -> Batch:
+    def batch(self, inputs: Sequence[Inputs], *, generating: bool = False, steps: int = 1) -> Batch:
         """One call for the images of all invokes.
 
         An invoke gives pixels `[batch, channel, height, width]` or `[channel, height, width]`, what a processor
