@@ -33,6 +33,11 @@ class Model(Envoy):
 
     def __init__(self, module: nn.Module, *, rename: Mapping[str, str] | None = None) -> None:
         """`rename` gives submodules other names: `{"layers": "transformer.h", "attn": "self_attn"}`."""
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ModelError(
+                "A TorchScript module cannot be traced: its submodules are not called one by one.",
+                remedy="Wrap the module that it was made from.",
+            )
         super().__init__(self, "", module)
         self.__dict__.update(module=module, renames=dict(rename or {}), origin=self, attached={}, edits=[])
 
@@ -207,7 +212,17 @@ class Model(Envoy):
     @property
     def device(self) -> torch.device:
         """The device of the module's first parameter."""
-        return next((parameter.device for parameter in self._module.parameters()), torch.device("cpu"))
+        # Where it is kept is remembered, not the parameter: `module.to(device)` may replace that.
+        holder, name = self.__dict__.get("_first_parameter") or ({}, "")
+        parameter = holder.get(name)
+        if parameter is None:
+            parts = self._module.modules()
+            found = next(((p._parameters, n) for p in parts for n, v in p._parameters.items() if v is not None), None)
+            if found is None:
+                return torch.device("cpu")
+            self.__dict__["_first_parameter"] = found
+            parameter = found[0][found[1]]
+        return parameter.device  # type: ignore[no-any-return]
 
     # -- names --------------------------------------------------------------------------------------------------------
     def paths_ending_in(self, name: str) -> list[str]:

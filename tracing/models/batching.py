@@ -106,6 +106,7 @@ def _of_one_width(
     """
     rows: list[list[int]] = []
     counts: list[int] = []
+    tensors: list[Tensor] = []
     for one in inputs:
         if len(one.args) != 1 or one.kwargs:
             return None
@@ -113,6 +114,7 @@ def _of_one_width(
         if isinstance(prompt, str) and encode is not None:
             prompt = encode([prompt], True)[0]
         elif isinstance(prompt, Tensor) and prompt.dtype == torch.int64 and prompt.dim() in (1, 2):
+            tensors.append(prompt)
             prompt = prompt.tolist()
         elif type(prompt) is not list or not prompt or not all(type(item) in (int, list) for item in prompt):
             return None
@@ -126,7 +128,10 @@ def _of_one_width(
         return None
     if min(map(min, rows)) < 0 or max(map(max, rows)) >= rules.vocab_size:
         return None
-    kwargs: dict[str, Any] = {"input_ids": torch.tensor(rows, device=device)}
+    # A prompt that is a tensor already is taken as it is: nothing writes to the ids.
+    alone = len(tensors) == 1 and len(counts) == 1
+    ids = tensors[0].view(-1, width).to(device) if alone else torch.tensor(rows, device=device)
+    kwargs: dict[str, Any] = {"input_ids": ids}
     if "use_cache" in rules.takes:
         kwargs["use_cache"] = False
     ends = list(accumulate(counts))
