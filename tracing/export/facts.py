@@ -12,6 +12,7 @@ import torch
 from tracing.engines.order import Insides, Moment, Passage, fake_forward, watched
 from tracing.engines.program import Forward, Program
 from tracing.errors import TraceError
+from tracing.export.values import Scope
 from tracing.graph.nodes import Node, Site
 from tracing.models.batching import Batch, Rows
 
@@ -59,9 +60,13 @@ class Facts:
         """Whether several prompts share the forward."""
         return sum(invoke.inputs is not None for invoke in self.forward.invokes) > 1
 
-    def pad(self, invoke: int | None) -> int:
-        """Columns of padding before an invoke's first token."""
-        return 0 if invoke is None else self.rows[invoke].pad
+    def scope(self, site: Site) -> Scope:
+        """What of a site is its prompt's."""
+        length = (self.batch.length or 0) + site.step
+        if site.invoke is None:
+            return Scope(0, length, self.batch.total, self.generating)
+        rows = self.rows[site.invoke]
+        return Scope(rows.pad, length, rows.stop - rows.start, self.generating)
 
     def value(self, node: Node, site: Site) -> Any:
         """What passes at a site, on fake tensors. Raises `ExportError` where nothing does."""

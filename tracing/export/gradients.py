@@ -64,7 +64,7 @@ class Gradients:
             if held is None:
                 writer.held[node] = Held(gradient, torch.empty(0), inner=rest)
             else:
-                writer.held[node] = Held(gradient, value, "", (), rest, held.pad, held.length, held.rows, held.step)
+                writer.held[node] = Held(gradient, value, inner=rest, scope=held.scope)
         self._edit(node, text, gradient)
 
     def _edit(self, node: Node, text: str, gradient: str) -> None:

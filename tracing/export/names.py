@@ -13,6 +13,11 @@ RESERVED: Final = frozenset(
      *dir(builtins)}
 )  # fmt: skip
 
+SERVED: Final = frozenset(
+    {"input", "inputs", "output", "iter", "source", "device", "devices", "parent", "root"}
+)  # fmt: skip
+"""Submodules of these names nnsight calls `E_output` and so on: encoders have some."""
+
 
 class Names:
     """Variables that nothing else is called."""
@@ -38,7 +43,8 @@ def envoy_text(path: str) -> str:
         if part.isdigit():
             text += f"[{part}]"
         else:
-            text += f".{part}" if part.isidentifier() else f'.get("{part}")'
+            part = f"E_{part}" if part in SERVED else part
+            text += f".{part}" if part.isidentifier() and not keyword.iskeyword(part) else f'.get("{part}")'
     return text
 
 

@@ -54,6 +54,8 @@ class Expressions:
             return f"{self.operand(args[0])}[{self.index(args[1])}]"
         if op in ATTRIBUTES:
             return f"{self.operand(args[0])}.{op}"
+        if op == "abs" and not isinstance(args[0], Tensor):  # of a tensor or of a number
+            return f"abs({self.value(args[0])})"
         if op == "tensor_where":
             return f"{self.operand(args[0])}.where{self.call(args[1:], kwargs)}"
         if op == "copy_to":

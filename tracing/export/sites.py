@@ -28,12 +28,9 @@ class Sites:
             return
         facts = self._plan.forward_of[site.invoke]
         envoy, strip, value = self._envoy(node, site, facts.value(node, site))
-        rows = facts.rows[site.invoke]
         variable = writer.unique(site_name(site))
-        held = Held(
-            variable, value, envoy, strip, (), rows.pad, facts.batch.length or 0, rows.stop - rows.start, site.step
-        )
-        if (facts.several or held.pad) and isinstance(value, Tensor) and value.dim():
+        held = Held(variable, value, envoy, strip, (), facts.scope(site))
+        if (facts.several or held.scope.pad) and isinstance(value, Tensor) and value.dim():
             self._require_rows(node, value, facts.batch.total)
         writer.held[node] = held
         if node in writer.targets:
@@ -64,8 +61,6 @@ class Sites:
                 whole = writer.places.rebuilt(variable, held.value, prefix, copy)
             except Unwritable as error:
                 raise refusal(node, str(error)) from None
-            if "replaced(" in whole:
-                writer.helpers.add("replaced")
             writer.say(f"{variable} = {whole}", node)
         writer.say(f"{held.target} = {variable}", node)
 
@@ -179,8 +174,6 @@ class Sites:
             whole = writer.places.rebuilt(held.text, held.value, prefix, variable)
         except Unwritable as error:
             raise refusal(node, str(error)) from None
-        if "replaced(" in whole:
-            writer.helpers.add("replaced")
         if site.in_place:
             writer.say(f"{where}.copy_({variable})", node)
         elif prefix or not variable.isidentifier():
@@ -233,13 +226,12 @@ class Sites:
             return
         facts = self._plan.forward_of[site.invoke]
         output = facts.values[path, "output", 0]
-        pad, length = facts.pad(site.invoke), facts.batch.length or 0
-        variable = writer.unique(f"{path.split('.')[-1]}_skipped")
-        if isinstance(value, tuple) or (isinstance(output, Tensor) and not pad):
+        variable, scope = writer.unique(f"{path.split('.')[-1]}_skipped"), facts.scope(site)
+        if isinstance(value, tuple) or (isinstance(output, Tensor) and not scope.pad):
             writer.say(f"{envoy}.output = {text}", node)
             return
         main = output if isinstance(output, Tensor) else output[0]
-        held = Held(variable, main, pad=pad, length=length, step=site.step)
+        held = Held(variable, main, scope=scope)
         writer.say(f"{variable} = {envoy}.output{'' if isinstance(output, Tensor) else '[0]'}.clone()", node)
         writer.say(f"{writer.places.own(variable, main, held)}[...] = {text}", node)
         whole = variable if isinstance(output, Tensor) else f"({variable}, *{envoy}.output[1:])"

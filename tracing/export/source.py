@@ -26,7 +26,7 @@ from tracing.errors import UnusedValueWarning
 from tracing.export.body import Body
 from tracing.export.facts import ExportError, Facts, facts_of
 from tracing.export.plan import Home, Plan
-from tracing.export.writer import Statement, Writer
+from tracing.export.writer import Guards, Statement, Writer
 from tracing.graph.nodes import Graph
 from tracing.graph.text import quoted
 
@@ -83,8 +83,14 @@ def to_nnsight_source(graph: Graph, model: Any = None, *, model_name: str | None
     facts = facts_of(program, model)
     body = Body(Plan(program, facts, model))
     body.write_all()
-    name = model_name if model_name is not None else str(getattr(model.module, "name_or_path", "") or "")
-    return _Assembly(body.writer, facts, model, name).script()
+    return _Assembly(body.writer, facts, model, _name(model) if model_name is None else model_name).script()
+
+
+def _name(model: Any) -> str:
+    """What transformers loads a model by; "" where nobody knows."""
+    if model.source is not None:
+        return model.source.name if model.source.fetched else str(model.source.folder)
+    return str(getattr(model.module, "name_or_path", "") or "")
 
 
 class _Assembly:
@@ -108,7 +114,8 @@ class _Assembly:
                 self._trace(facts)
             self._after(facts.number)
         main = "\n".join(self._lines)
-        return Script(f"{self._header(main)}{main}\n{_ENDING}", self._writer.tensors)
+        given = "sys.argv[1] if len(sys.argv) > 1 else MODEL" if self._name else "sys.argv[1]"
+        return Script(f"{self._header(main)}{main}\n{_ENDING.format(given=given)}", self._writer.tensors)
 
     def _runs(self, facts: Facts) -> bool:
         """Whether anything is read or written in a forward."""
@@ -126,7 +133,11 @@ class _Assembly:
     # -- prompts ------------------------------------------------------------------------------------------------------
     def _prompts(self, facts: Facts) -> None:
         if facts.batch.args:
-            raise ExportError("A prompt that is not given by name cannot be exported.")
+            lines = ", ".join(str(invoke.line) for invoke in facts.forward.invokes)
+            raise ExportError(
+                f"The prompt at {lines} cannot be exported: its model takes inputs that are not called input_ids.",
+                remedy="Give the prompt by name: model.trace(input_ids=...).",
+            )
         for invoke in facts.forward.invokes:
             if invoke.inputs is None:
                 continue
@@ -205,11 +216,12 @@ class _Assembly:
         self._statements(self._writer.blocks.of.get(Home(forward), []), 1)
 
     def _statements(self, statements: Sequence[Statement], depth: int) -> None:
-        line, guards = "", ()
+        line = ""
+        guards: Guards = ()
         for one in statements:
             inner = depth + one.depth
             if one.guards != guards:
-                guards, line = one.guards, ""  # type: ignore[assignment]
+                guards, line = one.guards, ""
                 if guards:
                     self._emit(f"if {self._condition(one)}:", inner)
             if one.line and one.line != line:
@@ -232,11 +244,11 @@ class _Assembly:
         options = f"dtype={self._model.module.dtype}" + (
             f", attn_implementation={quoted(attention)}" if attention else ""
         )
-        helpers = "".join(_HELPERS[name] for name in sorted(self._writer.helpers))
+        helpers = "".join(text for name, text in _HELPERS.items() if f"{name}(" in main)
         constants = _CONSTANTS if self._writer.tensors else ""
         return _HEADER.format(
             version=VERSION,
-            copy="import copy\n" if "replaced" in self._writer.helpers else "",
+            copy="import copy\n" if "replaced(" in main else "",
             functional="import torch.nn.functional as F\n" if "F." in main else "",
             load="load_file, save_file" if self._writer.tensors else "save_file",
             kind=kind,
@@ -307,10 +319,10 @@ def replaced(output, name, value):
 ''',
 }
 _ENDING: Final = """
-    tensors = {name: value.contiguous() for name, value in saved.items()}
+    tensors = {{name: value.contiguous() for name, value in saved.items()}}
     save_file(tensors, HERE.with_suffix(".saved.safetensors"))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else MODEL)
+    main({given})
 """

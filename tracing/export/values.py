@@ -16,6 +16,18 @@ COPYING: Final = frozenset({"reshape", "reshape_as", "flatten", "ravel"})
 
 
 @dataclass(frozen=True, slots=True)
+class Scope:
+    """What of a value is its prompt's."""
+
+    pad: int = 0
+    """Columns before its first token."""
+    length: int = 0
+    """Positions of the batch."""
+    rows: int = 0
+    generating: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Held:
     """What a variable of the script holds: a site's whole structure, or its first argument or logits."""
 
@@ -29,10 +41,7 @@ class Held:
     """First steps that the variable has taken already."""
     inner: Steps = ()
     """Steps before all others; gradients of parts have some."""
-    pad: int = 0
-    length: int = 0
-    rows: int = 0
-    step: int = 0
+    scope: Scope = Scope()
 
 
 class Unwritable(Exception):
@@ -63,7 +72,7 @@ class Places:
         text = self.walk(held.text, held.value, prefix)
         if isinstance(value, Tensor):
             return self.inside(self.own(text, value, held), rest, held)
-        if held.pad and _has_tensors(value):
+        if held.scope.pad and _has_tensors(value):
             raise Unwritable("it is a structure of several tensors, in which padding lies")
         return text
 
@@ -92,15 +101,16 @@ class Places:
 
     def own(self, text: str, tensor: Tensor, held: Held) -> str:
         """A tensor without the padding before its prompt's first token."""
-        if not held.pad or not tensor.dim():
+        scope = held.scope
+        if not scope.pad or not tensor.dim():
             return text
-        if held.step:
-            return f"without_padding({text}, {held.pad}, {held.length + held.step})"
-        padded = [tensor.shape[dim] == held.length for dim in range(1, tensor.dim())]
+        if scope.generating:  # its forwards pass what the fake one does, but not always as many positions
+            return f"without_padding({text}, {scope.pad}, {scope.length})"
+        padded = [tensor.shape[dim] == scope.length for dim in range(1, tensor.dim())]
         if not any(padded):
             return text
         last = max(number for number, one in enumerate(padded) if one)
-        slices = [f"{held.pad}:" if one else ":" for one in padded[: last + 1]]
+        slices = [f"{scope.pad}:" if one else ":" for one in padded[: last + 1]]
         return f"{text}[{', '.join((':', *slices))}]"
 
     def inside(self, text: str, steps: Steps, held: Held | None = None, *, writing: bool = False) -> str:
@@ -110,7 +120,7 @@ class Places:
             if kind == "index":
                 text = f"{text}[{self._expressions.index(step[1])}]"
             elif kind == "rows":
-                text = f"{text}.unflatten(0, ({0 if held is None else held.rows}, -1))"
+                text = f"{text}.unflatten(0, ({0 if held is None else held.scope.rows}, -1))"
             elif kind in HEADS:
                 text = heads_text(text, step, grouped=writing and number == len(steps) - 1)
             elif kind == "view":

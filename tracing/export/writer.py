@@ -50,8 +50,6 @@ class Writer:
         self.plan = plan
         self.blocks = Blocks()
         self.tensors: dict[str, Tensor] = {}
-        self.helpers: set[str] = set()
-        """Functions that the script needs."""
         self.expressions = Expressions(self.text_of, self.constant)
         self.places = Places(self.expressions)
         self.text: dict[Node, str] = {}
@@ -114,12 +112,9 @@ class Writer:
     def read(self, held: Held, steps: Steps) -> str:
         """A part of what a variable holds. Raises `ExportError` for what has no expression."""
         try:
-            text = self.places.read(held, steps)
+            return self.places.read(held, steps)
         except Unwritable as error:
             raise refusal(self._node, str(error)) from None
-        if "without_padding(" in text:
-            self.helpers.add("without_padding")
-        return text
 
     def copied(self, value: Any) -> str:
         """An argument in memory of its own, where the model may change it later."""
@@ -187,6 +182,8 @@ class Writer:
             self.sync(node)
 
     def _keep(self, node: Node) -> None:
+        if node in self.saved and node.op in ("dtype", "device"):
+            raise refusal(node, f"a {node.op} is no tensor, and only tensors are kept", "Save the tensor itself.")
         if node in self.saved and not self.grows_to_the_end(node):
             self.say(f"save({self.expressions.value(self.saved[node])}, {self.text_of(node)})", node)
         variable = self.held[node].text if node in self.held else self.text.get(node, "")

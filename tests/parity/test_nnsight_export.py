@@ -1,0 +1,120 @@
+"""Exported scripts, run by nnsight 0.8.1, save what our traces save: fp64 to 1e-12."""
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.parity import export_cases
+from tests.parity.exporting import Scripts, recorded, start
+from tests.parity.peers import host
+from tests.parity.peers.comparison import GIVEN, TOLERANCE, Peers, assert_equal, shared_folder
+from tests.parity.peers.layout import Layout
+from tests.unit.tracing.graph.op_examples import examples_of
+from tests.unit.tracing.seed import document, support
+from tracing.graph import codec, ops
+from tracing.graph.proxy import Proxy
+from tracing.graph.recorder import Base
+
+FAMILIES = ("gpt2", "llama")
+CASES = dict(host.cases_of(export_cases))
+EXAMPLES = {
+    name: source
+    for name, source in vars(document).items()
+    if name.isupper() and isinstance(source, str) and name not in ("REMOTE", "PATCHING_SWEEP")
+}
+"""Of the seed document: all that trace on this machine and are whole programs."""
+NO_TENSOR = ("dtype", "device")
+"""Operations whose result is no tensor and no number."""
+
+
+@pytest.fixture(scope="module")
+def peers(tmp_path_factory: pytest.TempPathFactory) -> Peers:
+    """Saved models."""
+    return Peers(shared_folder(tmp_path_factory.getbasetemp()))
+
+
+@pytest.fixture(scope="module")
+def scripts(peers: Peers) -> Scripts:
+    """All scripts, run by one process of nnsight."""
+
+    def fill(all_of_them: Scripts) -> None:
+        for family in FAMILIES:
+            model = peers.model(family)
+            for name, case in CASES.items():
+                with recorded() as runs:
+                    case(model, Layout(model, family), GIVEN)
+                all_of_them.add(f"{family}_{name}", runs, peers.folder / family)
+        _add_examples(all_of_them)
+        _add_operations(all_of_them, peers)
+
+    return Scripts.run(peers.folder / "exported", fill)
+
+
+def _add_examples(scripts: Scripts) -> None:
+    """The seed document's programs, on a model of twelve layers."""
+    folder = scripts.folder.parent / "twelve" / "gpt2"
+    support.save(support.gpt2(layers=12), folder)
+    for name, source in EXAMPLES.items():
+        path = scripts.folder.parent / f"{name.lower()}.py"
+        path.write_text(re.sub(r'LanguageModel\("[^"]+"', f'LanguageModel("{folder}", dtype="float64"', source))
+        with recorded() as runs:
+            runpy.run_path(str(path))
+        scripts.add(name.lower(), runs, folder)
+
+
+def _add_operations(scripts: Scripts, peers: Peers) -> None:
+    """Every example of every operation, on constants."""
+    model = peers.model("gpt2")
+    with recorded() as runs, model.trace(GIVEN["clean"]) as tracer:
+        recorder = tracer.recorder
+        for name in ops.TABLE:
+            for args, kwargs in examples_of(name) if name not in NO_TENSOR else ():
+                args = tuple(arg.contiguous() if isinstance(arg, torch.Tensor) else arg for arg in args)
+                Proxy(Base(recorder, recorder.add(name, recorder.encode(args), recorder.encode(kwargs)))).save()
+    scripts.add("operations", runs, peers.folder / "gpt2")
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nnsight_gets_the_same_from_the_script(scripts: Scripts, family: str, name: str) -> None:
+    results = scripts.results(f"{family}_{name}")
+    assert results
+    for found, expected in results:
+        assert expected
+        assert_equal(found, expected, TOLERANCE)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_documents_examples_become_scripts(scripts: Scripts, name: str) -> None:
+    results = scripts.results(name.lower())
+    assert len(results) == (2 if name == "ACTIVATION_PATCHING" else 1)
+    for found, expected in results:
+        assert_equal(found, expected, TOLERANCE)
+
+
+def test_every_operation_has_words(scripts: Scripts) -> None:
+    ((found, expected),) = scripts.results("operations")
+    assert len(expected) > len(ops.TABLE)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():  # products of matrices round by how memory is aligned
+        exact = value.dtype != torch.float32 and value.dtype != torch.complex64
+        torch.testing.assert_close(
+            found[name], value, atol=1e-12 if exact else 1e-5, rtol=1e-12 if exact else 1e-4, equal_nan=True
+        )
+
+
+def test_a_script_runs_by_itself_on_the_model_it_names(peers: Peers, tmp_path: Path) -> None:
+    model = peers.model("llama")
+    with recorded() as runs:
+        CASES["a_later_layer_into_an_earlier_one"](model, Layout(model, "llama"), GIVEN)
+    ((_, graph, expected),) = runs
+    again = codec.load(codec.save(graph, tmp_path / "graph.json"))
+    script = again.to_nnsight_source(model).save(tmp_path / "script.py")
+
+    start(str(script))
+
+    assert_equal(load_file(tmp_path / "script.saved.safetensors"), expected, TOLERANCE)
