@@ -8,6 +8,8 @@
    that prompt's forward then comes before. So prompts have *levels*: at least that of each prompt whose values are
    needed, and one more where a later value is. The least levels are longest paths; a cycle with a later value has none.
 4. Prompts of one level share a forward; levels run one after the other.
+5. An order that is known from an earlier input may be wrong for this one. What it refuses is judged once more by the
+   order found with this input.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,7 +35,15 @@ def forwards_of(graph: Graph, nodes: Sequence[Node], model: Any) -> Forwards:
     `SiteNotReachedError` for a site that such a write needs and the forward does not pass.
     """
     bound = _bound_writes(nodes)
-    return _Schedule(graph, nodes, model).forwards(bound) if bound else _one_each(graph)
+    if not bound:
+        return _one_each(graph)
+    schedule = _Schedule(graph, nodes, model)
+    try:
+        return schedule.forwards(bound)
+    except (CausalityError, SiteNotReachedError):
+        if not schedule.by_kept_order:
+            raise
+    return _Schedule(graph, nodes, model, anew=True).forwards(bound)
 
 
 def _one_each(graph: Graph) -> Forwards:
@@ -69,6 +79,11 @@ def _bound_writes(nodes: Iterable[Node]) -> list[Node]:
     return found
 
 
+def _reaches_model(node: Node) -> bool:
+    """Whether a node changes what the model computes."""
+    return node.op == "skip" or (node.op == "write" and node.args[3] is not None)
+
+
 def _place(site: Site) -> tuple[Any, ...]:
     """A site without its prompt: what one visit of the executor serves."""
     return site.stage, site.path, site.kind, site.step, site.call
@@ -98,10 +113,13 @@ class _Edge(NamedTuple):
 class _Schedule:
     """The levels of a graph's prompts."""
 
-    def __init__(self, graph: Graph, nodes: Sequence[Node], model: Any) -> None:
+    def __init__(self, graph: Graph, nodes: Sequence[Node], model: Any, *, anew: bool = False) -> None:
         self._graph = graph
         self._nodes = nodes
         self._model = model
+        self._anew = anew
+        self.by_kept_order = False
+        """Whether an order was used that another input had."""
         self._orders: dict[int, Order] = {}
         self._sources: dict[Node, Sources] = {}
         self._backwards = {node.args[2]: node for node in nodes if node.op == "backward"}
@@ -110,6 +128,10 @@ class _Schedule:
     def forwards(self, bound: Sequence[Node]) -> Forwards:
         """Stage and invokes of each forward. Raises `CausalityError`."""
         edges = [edge for write in bound for edge in self._edges(write)]
+        if any(edge.later for edge in edges):
+            # Forwards are to be split, so a value of the same place of another prompt is not there by itself.
+            rest = [node for node in self._nodes if _reaches_model(node) and node not in bound]
+            edges += [edge for write in rest for edge in self._edges(write)]
         result: Forwards = []
         for stage, invokes in _one_each(self._graph):
             members = set(invokes)
@@ -255,7 +277,10 @@ class _Schedule:
             if not inputs:
                 self._model.batch([], generating=False)  # raises that there is no prompt
             eager = any(self._model.needs_eager(path) for path, _, _ in places)
-            order = order_of(self._model, self._graph.stages[stage], inputs[0], places, eager=eager)
+            order, found_now = order_of(
+                self._model, self._graph.stages[stage], inputs[0], places, eager=eager, anew=self._anew
+            )
+            self.by_kept_order |= not found_now
             self._orders[stage] = order
         return order
 

@@ -40,9 +40,9 @@ def execute(model: Any, graph: Graph, cells: dict[int, Cell]) -> None:
 def _run_forward(run: Run, forward: Forward) -> None:
     model, generating = run.model, forward.stage.mode == "generate"
     inputs = [invoke.inputs for invoke in forward.invokes if invoke.inputs is not None]
-    copies = _copies(model, forward, len(inputs)) if generating else 1
+    copies = copies_of(model, forward, len(inputs)) if generating else 1
     batch = model.batch(inputs, generating=generating, steps=forward.steps)
-    _assign_rows(run, forward, batch, copies)
+    assign_rows(run, forward, batch, copies)
     run.begin(forward)
     with hooked(run, forward, steps=generating), suppress(Enough):
         if generating:
@@ -54,7 +54,7 @@ def _run_forward(run: Run, forward: Forward) -> None:
     settle(run, forward)
 
 
-def _copies(model: Any, forward: Forward, prompts: int) -> int:
+def copies_of(model: Any, forward: Forward, prompts: int) -> int:
     """How many rows the generation makes of one. Raises `PromptError` where several prompts cannot be told apart."""
     copies: int = model.sequences_of(forward.stage.options)
     if copies > 1 and prompts > 1:
@@ -66,7 +66,8 @@ def _copies(model: Any, forward: Forward, prompts: int) -> int:
     return copies
 
 
-def _assign_rows(run: Run, forward: Forward, batch: Any, copies: int) -> None:
+def assign_rows(run: Run, forward: Forward, batch: Any, copies: int) -> None:
+    """Tell the run which rows of a batch belong to which prompt."""
     rows, total = iter(batch.rows), batch.total * copies
     encoded = bool(getattr(getattr(run.model.module, "config", None), "is_encoder_decoder", False))
     for invoke in forward.invokes:

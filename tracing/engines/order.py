@@ -4,7 +4,8 @@
    all its modules note every pass of a place, and what passes it: the order, and the shapes that `scan` shows.
 2. Where the forward looks at numbers (the routing of a mixture of experts), there are none on fake tensors. Then the
    first prompt runs for real, and what was found is known to hold for inputs like it only (`Order.certain`).
-3. The order is kept with the model, by the kind of input: names, types and axes, not sizes or numbers.
+3. The order is kept with the model, by the kind of input: names, types and axes, not sizes or numbers. Those may still
+   decide in some models, so nothing is refused by a kept order: the model is asked again with the input at hand.
 """
 
 import threading
@@ -12,11 +13,18 @@ import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+    UnsupportedOperatorException,
+)
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from tracing.engines.attention import KINDS, Taps, tapped
 from tracing.engines.rows import mapped
@@ -26,6 +34,14 @@ Moment = tuple[str, str, int]
 """Module path, kind of site, and which call of the module."""
 
 _KEPT_ORDERS = 64
+
+NO_NUMBERS: Final = (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    UnsupportedOperatorException,
+    GuardOnDataDependentSymNode,
+)
+"""What torch raises where a fake tensor would need numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,23 +104,27 @@ _orders: "weakref.WeakKeyDictionary[Any, _Kept]" = weakref.WeakKeyDictionary()
 _orders_lock = threading.Lock()
 
 
-def order_of(model: Any, stage: Stage, inputs: Any, places: Collection[Moment], *, eager: bool = False) -> Order:
-    """The order of a stage's forward, from what is known of the model or from a probe with one prompt's inputs.
+def order_of(
+    model: Any, stage: Stage, inputs: Any, places: Collection[Moment], *, eager: bool = False, anew: bool = False
+) -> tuple[Order, bool]:
+    """The order of a stage's forward, and whether it was found with these inputs, not with others of their kind.
 
-    `places` are those that matter; those inside attention are tapped in the probe. Raises what the model raises.
+    `places` are those that matter; those inside attention are tapped in the probe. With `anew` nothing that is kept is
+    used: inputs of one kind may take other ways by their sizes or numbers. Raises what the model raises.
     """
     with _orders_lock:
         kept = _orders.setdefault(model.origin, _Kept())
     insides = Insides(frozenset((path, kind) for path, kind, _ in places if kind in KINDS), eager)
     key = (stage.mode, model.module.training, insides, _kind(inputs), _kind(stage.options))
     with kept.lock:
-        order = kept.orders.get(key)
-        if order is None or not (order.certain or order.moments.keys() >= set(places)):
-            order = probe(model, stage, inputs, insides)
-            if len(kept.orders) >= _KEPT_ORDERS:
-                kept.orders.pop(next(iter(kept.orders)))
-            kept.orders[key] = order
-        return order
+        order = None if anew else kept.orders.get(key)
+        if order is not None and (order.certain or order.moments.keys() >= set(places)):
+            return order, False
+        order = probe(model, stage, inputs, insides)
+        if key not in kept.orders and len(kept.orders) >= _KEPT_ORDERS:
+            kept.orders.pop(next(iter(kept.orders)))
+        kept.orders[key] = order
+        return order, True
 
 
 def _kind(value: Any) -> Any:
@@ -139,7 +159,12 @@ def probe(model: Any, stage: Stage, inputs: Any, insides: Insides = NOTHING_INSI
 
 def _real(model: Any, insides: Insides, forward: Callable[[], Any]) -> Order:
     passage = Passage()
-    with torch.inference_mode(), _same_randomness(model), watched(model.module, passage, insides):
+    with (
+        torch.inference_mode(),
+        _same_randomness(model),
+        counts_kept(model.module),
+        watched(model.module, passage, insides),
+    ):
         forward()
     return _order(passage, certain=False)
 
@@ -163,9 +188,26 @@ def fake_forward(
 ) -> Any:
     """The model's output on fake tensors; `passage` gets what passes. Raises what the forward raises."""
     mode = mode or fake_mode()
-    with torch.no_grad(), mode, unchanged(model.module), watched(model.module, passage, insides):
+    with (
+        torch.no_grad(),
+        counts_kept(model.module),
+        mode,
+        unchanged(model.module),
+        watched(model.module, passage, insides),
+    ):
         fake = as_fake(mode, (args, dict(kwargs)), model.device)
         return model.call(*fake[0], **fake[1])
+
+
+def first_call(model: Any, stage: Stage, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments of a stage's forward, or of the first call of the model in a generation; `batch` is one forward's."""
+    if stage.mode == "forward":
+        return batch.args, {**batch.kwargs, **stage.options}
+    kwargs = {name: value for name, value in batch.kwargs.items() if name != "use_cache"}
+    accepted = model.option_names("forward")
+    if accepted is not None and "logits_to_keep" in accepted:  # transformers' generate asks for the last ones only
+        kwargs["logits_to_keep"] = 1
+    return batch.args, kwargs
 
 
 def as_fake(mode: FakeTensorMode, value: Any, device: torch.device) -> Any:
@@ -244,6 +286,19 @@ def unchanged(module: nn.Module) -> Iterator[None]:
                 part.__dict__.update(attributes)
                 for name in [name for name, value in part.__dict__.items() if isinstance(value, FakeTensor)]:
                     del part.__dict__[name]
+
+
+@contextmanager
+def counts_kept(module: nn.Module) -> Iterator[None]:
+    """Buffers that a forward in training mode updates, such as running means, are afterwards as they were."""
+    before = [(buffer, buffer.clone()) for buffer in module.buffers()] if module.training else []
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in before:
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
 
 
 @contextmanager

@@ -85,7 +85,7 @@ def _live(recorded: Sequence[Node], saved: Mapping[Node, int], model: Any) -> se
     inner: set[str] = set()
     """Paths of attached modules whose values matter, so that the call that passes them does."""
     for node in reversed(recorded):
-        if node.op == "site" and node in live and model.is_attached(node.args[0].path):
+        if node.op == "site" and (node in live or node in saved) and model.is_attached(node.args[0].path):
             inner.add(node.args[0].path)
         called = node.op == "module" and any(
             path == node.args[0] or path.startswith(f"{node.args[0]}.") for path in inner
@@ -112,12 +112,12 @@ def _passes(node: Node, paths: set[str]) -> bool:
 
 
 def _warn_unused(recorded: Iterable[Node], live: set[Node], looked_at: Container[Node]) -> None:
-    dead = [node for node in recorded if node not in live and node not in looked_at]
+    dead = [node for node in recorded if node not in live]
     if not dead:
         return
     used = {dependency for node in dead for dependency in node.deps}
     for node in dead:
-        if node in used or node.op in _ABOUT or (node.op in STRUCTURAL and node.op != "write"):
+        if node in used or node in looked_at or node.op in _ABOUT or (node.op in STRUCTURAL and node.op != "write"):
             continue
         what = "The write changes a copy that" if node.op == "write" else f"The result of {node.op!r} is a value that"
         warnings.warn_explicit(

@@ -1,9 +1,11 @@
 """Checks each operation while it is recorded: `with model.scan(prompt):` and `model.trace(prompt, validate=True)`.
 
 1. At a prompt's first site the model runs once on fake tensors (`tracing.engines.order`), with this prompt alone, so
-   that every value has the shape that the prompt sees. No weights are read: a model on the "meta" device will do.
-2. Every node gets a fake value as soon as it is recorded. What torch has to say about shapes, dtypes and devices is
-   raised there and then, at the user's line; `.shape`, `.dtype`, `.device`, `.ndim` and `len()` of a proxy are real.
+   that every value has the shape that the prompt sees. No weights are read: a model on the "meta" device will do. Of a
+   generation that is its first step.
+2. Every node gets a fake value as soon as it is recorded, and so does every view of one. What torch has to say about
+   shapes, dtypes and devices is raised there and then, at the user's line; `.shape`, `.dtype`, `.device`, `.ndim` and
+   `len()` of a proxy are real.
 3. What depends on numbers has no fake value, and neither has what is computed from it: the results of
    `tracer.apply`, `.item()`, `nonzero()` and masks as indices, and sites of later steps of a generation.
 
@@ -15,34 +17,32 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    FakeTensor,
-    UnsupportedOperatorException,
-)
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+from torch._subclasses.fake_tensor import FakeTensor
 
 from tracing.engines.attention import KINDS
+from tracing.engines.kernel_checks import check_call, check_fits, check_index
 from tracing.engines.notes import annotate
-from tracing.engines.order import Insides, Passage, as_fake, fake_forward, fake_mode, unchanged, watched
+from tracing.engines.order import (
+    NO_NUMBERS,
+    Insides,
+    Passage,
+    as_fake,
+    fake_forward,
+    fake_mode,
+    first_call,
+    unchanged,
+    watched,
+)
 from tracing.engines.rows import mapped
 from tracing.errors import SiteNotReachedError, TraceError
-from tracing.graph.lens import get, put
+from tracing.graph.lens import Steps, get, put
+from tracing.graph.lines import user_line
 from tracing.graph.nodes import Graph, Node, Site, substitute
 from tracing.graph.ops import TABLE
 from tracing.graph.recorder import Cell
 
 UNKNOWN: Final[Any] = type("Unknown", (), {"__repr__": lambda self: "unknown before the run"})()
 """The value of what depends on numbers."""
-
-NO_NUMBERS: Final = (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    UnsupportedOperatorException,
-    GuardOnDataDependentSymNode,
-)
-"""What torch raises where a fake tensor would need numbers."""
 
 
 class Scan:
@@ -55,8 +55,11 @@ class Scan:
         self._values: dict[Node, Any] = {}
         self._passages: dict[Any, Passage] = {}
         self._attached: dict[int | None, Passage] = {}
+        self._whole: dict[int, int] = {}
+        """By stage, how many prompts the whole batch had where it was looked at."""
+        self.looked_at: set[Node] = set()
+        """Nodes of whose values something was read while recording."""
         self._structural: dict[str, Callable[[Node], Any]] = {
-            "site": lambda node: self._site(node.args[0], node),
             "part": lambda node: get(self[node.args[0]], substitute(node.args[1], self)),
             "write": self._write,
             "module": self._module,
@@ -78,17 +81,22 @@ class Scan:
                 self._graph.nodes.pop()
             raise
 
-    def known(self, node: Node, steps: Any, name: str) -> Any:
+    def check_part(self, node: Node, steps: Steps) -> None:
+        """Raise what torch says of a part of a value: an index out of range, a view that does not fit."""
+        self._part(node, steps)
+
+    def known(self, node: Node, steps: Steps, name: str) -> Any:
         """`name` of the value's part at `steps`; `NotImplemented` where there is none before the run."""
-        value = self.value(node)
-        if value is UNKNOWN:
+        part = self._part(node, steps)
+        if not isinstance(part, Tensor):
             return NotImplemented
-        with torch.no_grad(), self._mode:
-            part = get(value, substitute(steps, self))
-        return getattr(part, name) if isinstance(part, Tensor) else NotImplemented
+        self.looked_at.add(node)
+        return getattr(part, name)
 
     def fill(self, cells: Mapping[int, Cell]) -> None:
         """Give saved values their shapes, as tensors on the "meta" device."""
+        for stage in self._whole:
+            self._require_all_prompts(stage)
         for number, cell in cells.items():
             node = self._graph.nodes[number]
             value = self.value(node)
@@ -118,7 +126,22 @@ class Scan:
     def __getitem__(self, node: Node) -> Any:
         return self._values[node]
 
+    def _part(self, node: Node, steps: Steps) -> Any:
+        value = self.value(node)
+        if value is UNKNOWN or not steps:
+            return value
+        try:
+            with torch.no_grad(), self._mode:
+                return get(value, self._fake(substitute(steps, self)))
+        except NO_NUMBERS:
+            return UNKNOWN
+        except Exception as error:
+            annotate(error, Node(-1, "part", (node, steps), {}, user_line()), self._values)
+            raise
+
     def _compute(self, node: Node) -> Any:
+        if node.op == "site":  # its forward makes a batch first, of real tensors
+            return self._site(node.args[0], node)
         if node.op == "write" and self._values[node.args[0]] is not UNKNOWN:
             if any(self._values[one] is UNKNOWN for one in node.deps):
                 return self._values[node.args[0]]
@@ -128,11 +151,17 @@ class Scan:
         try:
             with torch.no_grad(), self._mode:
                 if operation is None:
-                    return self._structural.get(node.op, lambda _: UNKNOWN)(node)
-                args = self._fake(substitute(node.args, self))
-                return operation.function(*args, **self._fake(substitute(dict(node.kwargs), self)))
+                    handler = self._structural.get(node.op)
+                    return UNKNOWN if handler is None else handler(node)
+                given = substitute(node.args, self)
+                if node.op == "getitem":
+                    check_index(given[0], (("index", given[1]),))
+                args = self._fake(given)
+                kwargs = self._fake(substitute(dict(node.kwargs), self))
+                check_call(node.op, args, kwargs)
+                return operation.function(*args, **kwargs)
         except NO_NUMBERS:
-            return UNKNOWN
+            return self._values[node.args[0]] if node.op == "write" else UNKNOWN
         except TraceError:
             raise
         except Exception as error:
@@ -144,7 +173,11 @@ class Scan:
 
     def _write(self, node: Node) -> Any:
         base, steps, new, _ = node.args
-        return put(self[base], substitute(steps, self), self._fake(substitute(new, self)))
+        value, given = self[base], substitute(steps, self)
+        check_index(value, given)
+        steps, new = self._fake(given), self._fake(substitute(new, self))
+        check_fits(value, steps, new)
+        return put(value, steps, new)
 
     def _backward(self, node: Node) -> None:
         loss, gradient, _ = node.args
@@ -175,6 +208,8 @@ class Scan:
         passage = self._passage(site)
         if moment in passage.values:
             return passage.values[moment]
+        if self._graph.stages[site.stage].mode == "generate":
+            return UNKNOWN  # a module that only other steps call
         if node.kwargs.get("optional"):
             return UNKNOWN
         raise SiteNotReachedError(
@@ -187,26 +222,42 @@ class Scan:
         """What passes in the forward of the site's prompt; of the whole batch, in that of all prompts so far."""
         invoke = None if site.invoke is None else self._graph.invokes[site.invoke]
         if invoke is None or invoke.inputs is None:
-            prompts = [one.inputs for one in self._graph.invokes if one.stage == site.stage and one.inputs is not None]
+            prompts = self._prompts(site.stage)
+            self._whole.setdefault(site.stage, len(prompts))
         else:
             prompts = [invoke.inputs]
+        self._require_all_prompts(site.stage)
         eager = self._model.needs_eager(site.path)
         inside: Any = type(self._model.submodule(site.path)) if site.kind in KINDS else None
-        key = site.stage, site.invoke, len(prompts), inside, eager
+        key = site.stage, site.invoke, inside, eager
         found = self._passages.get(key)
         if found is None:
             found = self._passages[key] = self._forward(site, prompts, inside, eager=eager)
         return found
 
+    def _prompts(self, stage: int) -> list[Any]:
+        return [one.inputs for one in self._graph.invokes if one.stage == stage and one.inputs is not None]
+
+    def _require_all_prompts(self, stage: int) -> None:
+        """Raises `TraceError` where the whole batch was looked at before all its prompts were there."""
+        if self._whole.get(stage, 0) == 0 or self._whole[stage] == len(self._prompts(stage)):
+            return
+        late = [one for one in self._graph.invokes if one.stage == stage and one.inputs is not None][self._whole[stage]]
+        raise TraceError(
+            f"The prompt at {late.line} comes after the invoke that sees the whole batch, whose shapes were known "
+            "before it.",
+            remedy="Where shapes are checked, give `with tracer.invoke():` after all prompts.",
+            where={"line": str(late.line)},
+        )
+
     def _forward(self, site: Site, prompts: list[Any], inside: type[nn.Module] | None, *, eager: bool) -> Passage:
         model, stage = self._model, self._graph.stages[site.stage]
         taps = [path for path, part in model.module.named_modules() if inside is not None and type(part) is inside]
         insides = Insides(frozenset((path, kind) for path in taps for kind in KINDS), eager)
-        options = stage.options if stage.mode == "forward" else {}
-        batch = model.batch(prompts, generating=False)
+        args, kwargs = first_call(model, stage, model.batch(prompts, generating=False))
         passage = Passage(keep=True)
         try:
-            fake_forward(model, batch.args, {**batch.kwargs, **options}, passage, insides, self._mode)
+            fake_forward(model, args, kwargs, passage, insides, self._mode)
         except NO_NUMBERS as error:
             path = passage.entered()
             name = type(model.submodule(path)).__name__
@@ -216,6 +267,9 @@ class Scan:
                 remedy="Use model.trace without validate=True, which runs it.",
                 where={"module": path},
             ) from error
+        except Exception as error:
+            error.add_note(f"Raised by the model, run without numbers to know the shape of {site}.")
+            raise
         return passage
 
 

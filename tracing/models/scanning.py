@@ -23,5 +23,6 @@ class Scanner(Tracer):
             )
 
     def _run(self) -> None:
-        compile_graph(self.recorder.graph, self.model)
-        self.recorder.validator.fill(self.recorder.cells)
+        scan = self.recorder.validator
+        compile_graph(self.recorder.graph, self.model, looked_at=scan.looked_at)
+        scan.fill(self.recorder.cells)

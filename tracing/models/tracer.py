@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from tracing.engines.local import execute
+from tracing.engines.plan import Plan, plan_of
 from tracing.errors import RecordError
 from tracing.graph.lines import user_line
 from tracing.graph.nodes import Graph, Invoke, Stage
@@ -77,6 +78,7 @@ class Tracer:
 
     def _leave(self) -> None:
         self._pop()
+        self.recorder.validator = None  # the next trace of a session may not be checked
         self.recorder.end_stage()
         if not self._in_session:
             self.recorder.close()
@@ -190,6 +192,13 @@ class Tracer:
     def barrier(self, count: int = 1) -> Callable[[], None]:
         """Does nothing: values cross from prompt to prompt by themselves. There for code written for other tracers."""
         return lambda: None
+
+    def plan(self) -> Plan:
+        """What the recorded program does: forwards, hooked modules, where it stops, and an estimate of its bytes.
+
+        Inside the block, of what is recorded so far. Runs the model on tensors without numbers, which needs no weights.
+        """
+        return plan_of(self.model, self.recorder.graph, self.recorder.cells)
 
     @property
     def graph(self) -> Graph:

@@ -94,7 +94,10 @@ def test_errors_are_raised_on_the_offending_line_with_torchs_type(gpt2: Language
         (lambda h: h.view(3, 5), RuntimeError),
         (lambda h: h.softmax(9), IndexError),
         (lambda h: torch.matmul(h, torch.ones(32, 2, dtype=torch.float64)), RuntimeError),
-        (lambda h: torch.cat([h, h[0]]), RuntimeError),
+        (lambda h: torch.cat([h, h[0][0]]), RuntimeError),
+        (lambda h: h[:, torch.tensor([1, 40])], IndexError),
+        (lambda h: h[[0, 2]], IndexError),
+        (lambda h: torch.nn.functional.linear(h, torch.ones(2, 32, dtype=torch.float64)), RuntimeError),
     ],
 )
 def test_torchs_complaints_come_while_recording(
@@ -209,10 +212,12 @@ def test_the_whole_batch_and_called_modules_have_shapes(gpt2: LanguageModel) -> 
 def test_gradients_have_the_shape_of_their_value(gpt2: LanguageModel, ids: Tensor) -> None:
     with gpt2.trace(ids, validate=True):
         hidden = gpt2.transformer.h[0].output
-        assert hidden.grad.shape == hidden.shape
+        gradient = hidden.grad.save()
+        assert gradient.shape == hidden.shape
         with pytest.raises(RuntimeError, match="scalar"):
             gpt2.output.backward()
         gpt2.output.sum().backward()
+    assert gradient.shape == (2, 9, 32)
 
 
 def test_misuse_stays_an_error(gpt2: LanguageModel, ids: Tensor) -> None:
