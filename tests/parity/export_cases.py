@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from tests.parity.peers.layout import Layout
 
@@ -121,6 +121,14 @@ def case_writes_to_standard_sites(model: Any, at: Layout, given: Given) -> None:
         sites.logits.save()
 
 
+def case_patterns(model: Any, at: Layout, given: Given) -> None:
+    with model.trace() as tracer:
+        for prompt in (MIDDLE, MIDDLE[::-1]):
+            with tracer.invoke(prompt):
+                model.sites.pattern[1].save()
+                model.sites.pattern[2][:, 1, -1].sum(-1).save()
+
+
 def case_many_modules(model: Any, at: Layout, given: Given) -> None:
     with model.trace(MIDDLE) as tracer:
         tracer.cache(modules=[at.mlps[0], at.blocks[1]], include_inputs=True)
@@ -149,9 +157,9 @@ def case_operations(model: Any, at: Layout, given: Given) -> None:
         (hidden @ given["direction"]).save()
         hidden.mean(dim=-1, keepdim=True).save()
         hidden.std(-1).clamp(0.1, 2.0).save()
-        F.layer_norm(hidden, (32,), eps=1e-6).save()
-        F.softmax(logits[0, -1] / 0.7, dim=-1).save()
-        F.cosine_similarity(hidden[:, 0], hidden[:, 1], dim=-1).save()
+        functional.layer_norm(hidden, (32,), eps=1e-6).save()
+        functional.softmax(logits[0, -1] / 0.7, dim=-1).save()
+        functional.cosine_similarity(hidden[:, 0], hidden[:, 1], dim=-1).save()
         torch.einsum("bpd,d->bp", hidden, given["direction"]).save()
         torch.stack([hidden[:, 0], hidden[:, -1]]).permute(1, 0, 2).reshape(-1).save()
         torch.where(hidden > 0, hidden, float("-inf")).save()

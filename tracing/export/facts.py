@@ -3,7 +3,6 @@ is shaped. Found by running the forward once on fake tensors.
 """
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -44,6 +43,7 @@ class Facts:
     """One forward of the program."""
 
     number: int
+    model: Any
     forward: Forward
     batch: Batch
     rows: Mapping[int, Rows]
@@ -59,6 +59,23 @@ class Facts:
     def several(self) -> bool:
         """Whether several prompts share the forward."""
         return sum(invoke.inputs is not None for invoke in self.forward.invokes) > 1
+
+    @property
+    def padded(self) -> bool:
+        """Whether a prompt has padding before it."""
+        return any(rows.pad for rows in self.rows.values())
+
+    @property
+    def eager(self) -> bool:
+        """Whether attention must run its eager path, which alone has a pattern."""
+        return self.forward.eager or any(kind == "pattern" for _, kind in self.forward.sites)
+
+    def attention(self, site: Site) -> str:
+        """The attention module that a site is the pattern of; "" for any other site."""
+        if site.kind == "pattern":
+            return site.path
+        dropout = site.kind == "inputs" and self.model.needs_eager(site.path)
+        return site.path.rpartition(".")[0] if dropout else ""
 
     def scope(self, site: Site) -> Scope:
         """What of a site is its prompt's."""
@@ -80,12 +97,18 @@ class Facts:
 
     def passes(self, site: Site) -> bool:
         """Whether the forward passes a site at all."""
-        return site.kind == "result" or (site.path, site.kind, site.call) in self.moments
+        return site.kind == "result" or (*self._place(site), site.call) in self.moments
+
+    def _place(self, site: Site) -> tuple[str, str]:
+        """Where nnsight finds a site: a pattern is what attention returns besides its output."""
+        attention = self.attention(site)
+        return (attention, "output") if attention else (site.path, site.kind)
 
     def _moment(self, node: Node, site: Site, kind: str = "") -> Moment:
         if site.call:
             raise refusal(node, "nnsight 0.8.1 counts calls of a module through all steps", "Name another module.")
-        moment = (site.path, kind or site.kind, 0)
+        path, passed = self._place(site)
+        moment = (path, kind or passed, 0)
         if moment not in self.moments:
             raise refusal(node, "the forward does not pass it")
         return moment
@@ -97,7 +120,10 @@ def facts_of(program: Program, model: Any) -> list[Facts]:
     for number, forward in enumerate(program.forwards):
         inputs = [invoke.inputs for invoke in forward.invokes if invoke.inputs is not None]
         batch = model.batch(inputs, generating=forward.stage.mode == "generate")
-        found.append(Facts(number, forward, batch, _rows(forward, batch), *_passage(model, forward, batch)))
+        facts = Facts(number, model, forward, batch, _rows(forward, batch), {}, {})
+        facts.values = _passage(facts)
+        facts.moments = {moment: order for order, moment in enumerate(facts.values)}
+        found.append(facts)
     return found
 
 
@@ -107,14 +133,15 @@ def _rows(forward: Forward, batch: Batch) -> dict[int, Rows]:
     return {invoke.index: whole if invoke.inputs is None else next(rows) for invoke in forward.invokes}
 
 
-def _passage(model: Any, forward: Forward, batch: Batch) -> tuple[Mapping[Moment, int], Mapping[Moment, Any]]:
+def _passage(facts: Facts) -> Mapping[Moment, Any]:
+    """What passes, in order."""
+    model, batch, insides = facts.model, facts.batch, Insides(eager=facts.eager)
+    arguments = {**batch.kwargs, **({} if facts.generating else facts.forward.stage.options)}
     passage = Passage(keep=True)
-    options = {} if forward.stage.mode == "generate" else forward.stage.options
-    arguments = {**batch.kwargs, **options}
     try:
-        fake_forward(model, batch.args, arguments, passage, Insides(eager=forward.eager))
+        fake_forward(model, batch.args, arguments, passage, insides)
     except Exception:  # noqa: BLE001 (a forward that looks at numbers runs on them)
         passage = Passage(keep=True)
-        with torch.inference_mode(), watched(model.module, passage, Insides(eager=forward.eager)), nullcontext():
+        with torch.inference_mode(), watched(model.module, passage, insides):
             model.call(*batch.args, **arguments)
-    return {moment: number for number, moment in enumerate(passage.values)}, passage.values
+    return passage.values

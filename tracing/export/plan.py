@@ -7,6 +7,8 @@ import heapq
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
+
 from tracing.engines.program import Program
 from tracing.export.facts import AFTER, BEFORE, Facts, Key, refusal
 from tracing.graph.nodes import Guard, Node
@@ -79,11 +81,20 @@ class Plan:
 
     def _check_site(self, node: Node) -> None:
         site = node.args[0]
-        if site.kind not in ("output", "inputs", "result"):
+        if site.invoke is None:
+            raise refusal(node, "it belongs to no prompt", "Record it in the block of a prompt.")
+        if site.kind not in ("output", "inputs", "result", "pattern"):
             raise refusal(
                 node,
                 f"nnsight 0.8.1 has no place for {site.kind!r} inside attention",
-                "Read the attention module's output instead (its second item is the pattern, with eager attention).",
+                "Read the projections before rotation (sites.q, sites.k) or the pattern.",
+            )
+        facts = self.forward_of[site.invoke]
+        if facts.attention(site) and facts.padded and self.model.dtype == torch.float64:
+            raise refusal(
+                node,
+                "it needs eager attention, which in float64 makes NaN of padding",
+                "Give prompts of one length, or each a trace of its own.",
             )
         if self.model.is_attached(site.path):
             raise refusal(node, f"{site.path} lies in a module of your own, which the script has no weights of")

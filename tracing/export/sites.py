@@ -1,12 +1,13 @@
 """Statements for places of a forward: reading them and their parts, writing to them, skipping modules."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
-from tracing.export.facts import refusal
+from tracing.export.facts import Facts, refusal
 from tracing.export.names import edited, envoy_text, site_name, stem
-from tracing.export.values import Held, Unwritable
+from tracing.export.values import FIRST, LOGITS, Held, Unwritable
 from tracing.export.writer import Writer
 from tracing.graph.lens import Steps, first_name
 from tracing.graph.nodes import Node, Site, nodes_in
@@ -27,9 +28,12 @@ class Sites:
             self._result(node, site)
             return
         facts = self._plan.forward_of[site.invoke]
-        envoy, strip, value = self._envoy(node, site, facts.value(node, site))
+        if facts.attention(site):
+            self._pattern(node, site, facts)
+            return
+        envoy, taken, value = self._envoy(node, site, facts.value(node, site))
         variable = writer.unique(site_name(site))
-        held = Held(variable, value, envoy, strip, (), facts.scope(site))
+        held = Held(variable, value, envoy, taken, (), facts.scope(site))
         if (facts.several or held.scope.pad) and isinstance(value, Tensor) and value.dim():
             self._require_rows(node, value, facts.batch.total)
         writer.held[node] = held
@@ -46,7 +50,7 @@ class Sites:
         """
         writer, variable = self._writer, held.text
         if isinstance(held.value, Tensor):
-            stays = held.strip == (("logits",),)
+            stays = held.taken == LOGITS
             writer.say(f"{variable} = {held.target}{'' if node.args[0].in_place else '.clone()'}", node)
             if not stays and not node.args[0].in_place:
                 writer.say(f"{held.target} = {variable}.clone()", node)
@@ -74,18 +78,37 @@ class Sites:
                 "Give each prompt a trace of its own.",
             )
 
-    def _envoy(self, node: Node, site: Site, value: Any) -> tuple[str, Steps, Any]:
+    def _envoy(self, node: Node, site: Site, value: Any) -> tuple[str, tuple[Steps, ...], Any]:
         """How nnsight calls a site; which first steps that takes; what it is then."""
         path, steps = envoy_text(site.path), self._all_steps(node)
         if site.kind == "inputs":
             args, kwargs = value
-            if _first_leads(args, kwargs) and all(one[:1] == (("first",),) for one in steps):
-                return f"{path}.input", (("first",),), args[0] if args else next(iter(kwargs.values()))
+            if _first_leads(args, kwargs) and _all_begin(steps, FIRST):
+                return f"{path}.input", FIRST, args[0] if args else next(iter(kwargs.values()))
             return f"{path}.inputs", (), value
         logits = getattr(value, "logits", None) if not site.path and len(self.versions(node)) == 1 else None
-        if logits is not None and steps and all(one[:1] == (("logits",),) for one in steps):
-            return f"{path}.output.logits", (("logits",),), logits
+        if logits is not None and steps and _all_begin(steps, LOGITS):
+            return f"{path}.output.logits", LOGITS, logits
         return f"{path}.output", (), value
+
+    def _pattern(self, node: Node, site: Site, facts: Facts) -> None:
+        """The attention pattern, which eager attention returns as its second item."""
+        if len(self.versions(node)) > 1 or node in self._writer.targets:
+            raise refusal(
+                node,
+                "a script for nnsight 0.8.1 can only read an attention pattern, not change or differentiate it",
+                "Write to the attention module's output, or to sites.v.",
+            )
+        output = facts.value(node, site)
+        weights = output[1] if isinstance(output, tuple) and len(output) > 1 else None
+        whole = site.kind == "inputs" and not _all_begin(self._all_steps(node), FIRST)
+        if not isinstance(weights, Tensor) or whole:
+            raise refusal(node, "its attention returns no pattern", "Read the attention module's output.")
+        attention = facts.attention(site)
+        variable = self._writer.unique(f"{site_name(site._replace(path=attention, kind='output'))}_pattern")
+        taken = FIRST if site.kind == "inputs" else ()
+        self._writer.held[node] = Held(variable, weights, "", taken, (), facts.scope(site))
+        self._writer.say(f"{variable} = {envoy_text(attention)}.output[1]", node)
 
     def versions(self, node: Node) -> list[Node]:
         """A site, or a gradient, and its written versions, in order."""
@@ -236,6 +259,11 @@ class Sites:
         writer.say(f"{writer.places.own(variable, main, held)}[...] = {text}", node)
         whole = variable if isinstance(output, Tensor) else f"({variable}, *{envoy}.output[1:])"
         writer.say(f"{envoy}.output = {whole}", node)
+
+
+def _all_begin(steps: Sequence[Steps], ways: Sequence[Steps]) -> bool:
+    """Whether all uses of a site begin with the same part of it."""
+    return all(any(one[: len(way)] == way for way in ways) for one in steps)
 
 
 def _first_leads(args: Any, kwargs: Any) -> bool:

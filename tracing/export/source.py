@@ -238,7 +238,7 @@ class _Assembly:
     def _header(self, main: str) -> str:
         module = self._model.module
         kind = type(module).__name__
-        attention = "eager" if any(facts.forward.eager for facts in self._facts) else getattr(
+        attention = "eager" if any(facts.eager for facts in self._facts) else getattr(
             module.config, "_attn_implementation", None
         )  # fmt: skip
         options = f"dtype={self._model.module.dtype}" + (

@@ -11,6 +11,11 @@ from tracing.graph.heads import HEADS
 from tracing.graph.lens import SAME_FOR_TENSORS, Steps, first_name, get
 from tracing.graph.text import view_text
 
+FIRST: Final[tuple[Steps, ...]] = ((("first",),), (("args",), ("index", 0)))
+"""The ways to say the first argument."""
+
+LOGITS: Final[tuple[Steps, ...]] = ((("logits",),),)
+
 COPYING: Final = frozenset({"reshape", "reshape_as", "flatten", "ravel"})
 """Views that torch makes copies of where the memory does not lie right."""
 
@@ -37,8 +42,8 @@ class Held:
     """The same on fake tensors."""
     target: str = ""
     """What is assigned to write it back: `model.transformer.h[1].output`."""
-    strip: Steps = ()
-    """First steps that the variable has taken already."""
+    taken: tuple[Steps, ...] = ()
+    """First steps that the variable has taken already, in each way to say them."""
     inner: Steps = ()
     """Steps before all others; gradients of parts have some."""
     scope: Scope = Scope()
@@ -57,8 +62,7 @@ class Places:
     def split(self, held: Held, steps: Steps) -> tuple[Steps, Any, Steps]:
         """The steps to the first tensor, it, and the steps inside it."""
         steps = (*held.inner, *steps)
-        if held.strip and steps[: len(held.strip)] == held.strip:
-            steps = steps[len(held.strip) :]
+        steps = next((steps[len(first) :] for first in held.taken if steps[: len(first)] == first), steps)
         value = held.value
         for number, step in enumerate(steps):
             if isinstance(value, Tensor):
