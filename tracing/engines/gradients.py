@@ -58,7 +58,8 @@ class Carriers:
             if not isinstance(tensor, Tensor) or not (tensor.is_floating_point() or tensor.is_complex()):
                 raise GradientError(
                     f"The gradient asked for at {node.line} is of a value that is no floating-point tensor "
-                    f"({_kind(tensor)})."
+                    f"({_kind(tensor)}).",
+                    remedy="Ask for the gradient of an activation, such as that of the embedding.",
                 )
             carrier = tensor if tensor.requires_grad else tensor.detach().requires_grad_()
             if isinstance(value, Part):

@@ -80,7 +80,10 @@ def read_prompt(number: int, given: Inputs, rules: TextRules, encode: Encode | N
         prompt = given.args[0]
         fields = dict(prompt) if isinstance(prompt, Mapping) else {"input_ids": _ids(number, prompt, encode, special)}
         if twice := sorted(fields.keys() & named.keys()):
-            raise PromptError(f"Invoke {number} was given {', '.join(twice)} twice, in its prompt and by name.")
+            raise PromptError(
+                f"Invoke {number} was given {', '.join(twice)} twice, in its prompt and by name.",
+                remedy="Give it once.",
+            )
         named = {**fields, **named}
     if "input_ids" not in named and "inputs_embeds" not in named:
         if not given.args and not any(_has_rows(value) for value in named.values()):
@@ -206,7 +209,10 @@ def _require_valid(prompt: Prompt, rules: TextRules) -> None:
         raise _no_tokens(number)
     axes = "[row, position, d_model]" if ids.is_floating_point() else "[row, position]"
     if ids.dim() != axes.count(",") + 1:
-        raise PromptError(f"The prompt of invoke {number} has shape {list(ids.shape)}, not {axes}.")
+        raise PromptError(
+            f"The prompt of invoke {number} has shape {list(ids.shape)}, not {axes}.",
+            remedy="Give one row of ids a sequence.",
+        )
     if rules.max_positions is not None and prompt.width > rules.max_positions:
         raise PromptError(
             f"The prompt of invoke {number} has {prompt.width} tokens, but the model reads {rules.max_positions}.",

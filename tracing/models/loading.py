@@ -84,9 +84,13 @@ def read_config(source: Source) -> dict[str, Any]:
             where={"folder": name},
         ) from None
     except ValueError as error:
-        raise ModelError(f"The config.json of {name!r} is not valid JSON: {error}.") from error
+        raise ModelError(
+            f"The config.json of {name!r} is not valid JSON: {error}.", remedy="Save or fetch the model again."
+        ) from error
     if not isinstance(config, dict):
-        raise ModelError(f"The config.json of {name!r} is not an object.")
+        raise ModelError(
+            f"The config.json of {name!r} is not an object.", remedy="Give the folder that save_pretrained wrote."
+        )
     return config
 
 
@@ -138,7 +142,11 @@ def architecture(config: Mapping[str, Any], name: str) -> Any:
             continue
         if getattr(found.config_class, "model_type", None) == family:
             return found
-    raise ModelError(f"transformers has no model class for {name!r} ({family}).", where={"family": family})
+    raise ModelError(
+        f"transformers has no model class for {name!r} ({family}).",
+        remedy="Build the module yourself and wrap it: LanguageModel(module), or Model(module).",
+        where={"family": family},
+    )
 
 
 def build_module(source: Source, *, dtype: torch.dtype, attn_implementation: str | None = None) -> nn.Module:

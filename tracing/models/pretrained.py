@@ -293,7 +293,8 @@ def _place(
             module.set_attn_implementation(attn_implementation)  # type: ignore[operator]
         except (AttributeError, ValueError, ImportError) as error:
             raise ModelError(
-                f"{type(module).__name__} cannot run attention as {attn_implementation!r}: {error}.",
+                f"{type(module).__name__} cannot run attention as {attn_implementation!r}: "
+                f"{str(error).rstrip('.')}.",
                 remedy='Use "sdpa" or "eager".',
             ) from error
     if device is not None:
@@ -317,4 +318,7 @@ def _spread(module: nn.Module, device_map: str | Mapping[str, Any]) -> None:
     try:
         accelerate.dispatch_model(module, device_map=places)
     except (ValueError, RuntimeError) as error:
-        raise ModelError(f"The model cannot be laid out as {places}: {error}.") from error
+        raise ModelError(
+            f"The model cannot be laid out as {places}: {str(error).rstrip('.')}.",
+            remedy='Give every module a place, or device_map="auto".',
+        ) from error

@@ -75,7 +75,7 @@ class VisionModel(Pretrained):
             prompt = given.args[0]
             fields = dict(prompt) if isinstance(prompt, Mapping) else {"pixel_values": self._pixels(number, prompt)}
             if twice := sorted(fields.keys() & named.keys()):
-                raise PromptError(f"Invoke {number} was given {', '.join(twice)} twice.")
+                raise PromptError(f"Invoke {number} was given {', '.join(twice)} twice.", remedy="Give it once.")
             named = {**fields, **named}
         if not named and not given.args:
             return named
@@ -91,6 +91,7 @@ class VisionModel(Pretrained):
             raise PromptError(
                 f"The pixels of invoke {number} have shape {list(pixels.shape)}, but this model reads "
                 f"[batch, {channels or 'channel'}, height, width].",
+                remedy="Bring channels to the front: pixels.permute(...), or give a picture to the processor.",
                 where={"invoke": number, "shape": list(pixels.shape)},
             )
         named["pixel_values"] = pixels.to(self.dtype)
