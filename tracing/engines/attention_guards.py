@@ -46,7 +46,7 @@ class ConfigView:
     A copy or a pickle of a view is one of the configuration itself.
     """
 
-    __slots__ = ("_view_config", "_view_module", "_view_name")
+    __slots__ = ("__weakref__", "_view_config", "_view_module", "_view_name")
 
     _view_config: Any
     _view_module: nn.Module

@@ -59,6 +59,10 @@ class Run:
         self.forward: Forward | None = None
         self.step = 0
         self.calls: dict[Place, int] = {}
+        self.own_calls: dict[tuple[Place, int | None], int] = {}
+        """Calls of places inside attached modules, by the prompt that makes them."""
+        self.caller: Node | None = None
+        """The node that calls an attached module just now."""
         self.stopped = False
         self.reasons: dict[Node, Exception] = {}
         """Why values are absent, by the node that first was."""
@@ -249,13 +253,16 @@ class Run:
         return part
 
     def scope_of(self, site: Site) -> Scope | None:
+        if self.model.attached and self.model.is_attached(site.path):
+            return None  # what a prompt gives to a module of the user's own is all its own
         scope = self.scopes[site.invoke]
         if scope is None or scope.length is None or site.kind == "grad":
             return scope
         if scope.encoded:
             return scope._replace(pad=0) if site.kind == "result" else scope
         if site.kind == "result":
-            return scope._replace(length=self.visits[site.path, site.kind].raw.shape[1])
+            raw = self.visits[site.path, site.kind].raw
+            return scope._replace(length=getattr(raw, "sequences", raw).shape[1])
         return scope._replace(length=scope.length + site.step) if site.step else scope
 
     def _visit_of(self, node: Node) -> Visit | None:
@@ -308,10 +315,11 @@ class Run:
         module = self.model.submodule(path)
         # The model's own modules are visited when its forward passes them; attached ones only where they are called.
         before, self.quiet = self.quiet, not self.model.is_attached(path)
+        outer, self.caller = self.caller, None if self.quiet else node
         try:
             return module(*substitute(args, self), **substitute(kwargs, self))
         finally:
-            self.quiet = before
+            self.quiet, self.caller = before, outer
 
     def _parameter(self, node: Node) -> Any:
         return self.model.parameter(node.args[0]).detach().clone()
@@ -337,10 +345,8 @@ class Run:
         assert forward is not None
         if self.quiet:
             return raw
-        call = self.calls.get(place, 0)
-        self.calls[place] = call + 1
-        nodes = forward.sites[place].pop((self.step, call), None)
-        if nodes is None:
+        nodes = self._called_for(forward, place) if self.caller is not None else self._passing(forward, place)
+        if not nodes:
             return raw
         outer = self.visits.get(place)
         # What autograd keeps of a tensor that is to change itself must be a copy's.
@@ -362,6 +368,27 @@ class Run:
             raise Enough
         return visit.raw if visit.changed else raw
 
+    def _passing(self, forward: Forward, place: Place) -> list[Node] | None:
+        """The sites that this pass of a place is."""
+        call = self.calls.get(place, 0)
+        self.calls[place] = call + 1
+        return forward.sites[place].pop((self.step, call), None)
+
+    def _called_for(self, forward: Forward, place: Place) -> list[Node]:
+        """As `_passing`, inside an attached module: each prompt's calls are its own."""
+        assert self.caller is not None
+        invoke, sites = self.caller.invoke, forward.sites[place]
+        call = self.own_calls.get((place, invoke), 0)
+        self.own_calls[place, invoke] = call + 1
+        waiting = sites.get((self.step, call), [])
+        nodes = [node for node in waiting if node.args[0].invoke == invoke]
+        left = [node for node in waiting if node.args[0].invoke != invoke]
+        if left:
+            sites[self.step, call] = left
+        else:
+            sites.pop((self.step, call), None)
+        return nodes
+
     def may_end_early(self, place: Place) -> bool:
         """Whether the forward is of no more use once its last site is passed; at the model's output it is over."""
         assert self.forward is not None
@@ -378,13 +405,14 @@ class Run:
     # -- the course of a forward --------------------------------------------------------------------------------------
     def begin(self, forward: Forward) -> None:
         """A forward starts."""
-        self.forward, self.step, self.calls, self._started = forward, 0, {}, False
+        self.forward, self.step, self.calls, self.own_calls, self._started = forward, 0, {}, {}, False
 
     def next_step(self) -> None:
         """The model is called (again) in a generation."""
         if self._started:
             self.step += 1
             self.calls.clear()
+            self.own_calls.clear()
         self._started = True
 
     def visit_result(self, result: Any) -> None:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from tracing.graph.heads import HEADS, get_heads, put_heads
-from tracing.graph.ops import TABLE
+from tracing.graph.ops import PARTS, TABLE
 
 Step = tuple[Any, ...]
 Steps = tuple[Step, ...]
@@ -50,10 +50,17 @@ def put(value: Any, steps: Steps, new: Any, *, owned: bool = False) -> Any:
     if not steps:
         return _replaced(value, new)
     step = steps[0]
+    if step[0] not in _SETTERS:
+        raise TypeError(f"a {type(value).__name__} lies there, not a tensor: index it first")
     return _SETTERS[step[0]](value, step, put(_GETTERS[step[0]](value, step), steps[1:], new))
 
 
 def _replaced(old: Any, new: Any) -> Any:
+    if isinstance(old, tuple) and isinstance(new, Tensor):
+        raise TypeError(
+            f"the module returns a tuple of {len(old)}, so give a tuple of {len(old)}, or write to its first item "
+            "(module.output[0][:] = value)"
+        )
     if isinstance(old, Tensor) and not isinstance(new, Tensor):
         if isinstance(new, (bool, int, float, complex)):
             return torch.full_like(old, new)
@@ -70,9 +77,12 @@ def _replaced(old: Any, new: Any) -> Any:
 def _put_tensor(value: Tensor, steps: Steps, new: Any, owned: bool) -> Tensor:
     """Copy, walk the views of the copy, write through the last one."""
     whole = value if owned else value.clone()
-    view = whole
+    view: Any = whole
     for number, step in enumerate(steps[:-1]):
         inner = _GETTERS[step[0]](view, step)
+        if _is_parts(step) or _is_parts(steps[number - 1] if number else ()):
+            view = inner
+            continue
         if not _shares(inner, view):  # a step that copies: write into the copy, then put the copy back
             part = _put_tensor(inner, steps[number + 1 :], new, owned=True)
             _write_back(view, step, part)
@@ -82,8 +92,17 @@ def _put_tensor(value: Tensor, steps: Steps, new: Any, owned: bool) -> Tensor:
     return whole
 
 
-def _write_back(view: Tensor, step: Step, new: Any) -> None:
-    if step[0] == "index":
+def _is_parts(step: Step) -> bool:
+    """Whether a step gives a tuple of views, such as split."""
+    return step[:1] == ("view",) and step[1] in PARTS
+
+
+def _write_back(view: Any, step: Step, new: Any) -> None:
+    if isinstance(view, tuple) or _is_parts(step):
+        if step[0] != "index" or type(step[1]) is not int:
+            raise TypeError(f"of the parts of a {step[1]}, one can be written: parts[0][:] = value")
+        view[step[1]][:] = new
+    elif step[0] == "index":
         view[step[1]] = new
     elif step[0] in HEADS:
         put_heads(view, step, new)

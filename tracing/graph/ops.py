@@ -100,10 +100,13 @@ VIEWS: Final = frozenset(
     {
         "transpose", "permute", "view", "view_as", "reshape", "reshape_as", "unflatten", "flatten", "ravel", "squeeze",
         "unsqueeze", "narrow", "select", "movedim", "moveaxis", "swapaxes", "swapdims", "t", "diagonal", "T", "mT",
-        "detach",
+        "detach", "split", "chunk", "unbind",
     }
 )  # fmt: skip
 """Ops whose result is a view of their first argument, so that a write to the result reaches it."""
+
+PARTS: Final = frozenset({"split", "chunk", "unbind"})
+"""Views that are a tuple of views."""
 
 RESULT_FIELDS: Final = ops_python.RESULT_FIELDS
 

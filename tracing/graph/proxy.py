@@ -10,6 +10,7 @@ import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tracing.errors import GradientError, NotSavedError, OperationError, RecordError
@@ -75,7 +76,10 @@ class Proxy(Operators):
 
     def _part(self, step: tuple[Any, ...]) -> "Proxy":
         """A proxy of the same base, one step further in."""
-        return Proxy(self._base, (*self._steps, step))
+        made = Proxy(self._base, (*self._steps, step))
+        if self._base.recorder.validator is not None:
+            self._base.recorder.validator.check_part(self._base.node, made._steps)
+        return made
 
     def _write(self, steps: Steps, value: Any) -> None:
         """Record a new version of the base with `value` at `steps`."""
@@ -97,10 +101,26 @@ class Proxy(Operators):
         """Keep this value, as it is at this line, for after the trace. Returns what will be its tensor."""
         if not self._base.recorder.open:
             return self.value
-        self._cell = self._base.recorder.save(self._node())
+        cell = self._base.recorder.save(self._node())
+        if self._cell is not None and self._cell is not cell:
+            self._leave_to_twin(self._cell)
+        self._cell = cell
         saved = Saved.of(self)
-        self._cell.faces.append(saved)
+        cell.faces.append(saved)
         return saved
+
+    def _leave_to_twin(self, cell: Cell) -> None:
+        """What was saved of an older version keeps that value: it stands for a proxy of its own from here on."""
+        twin = object.__new__(type(self))
+        for kind in type(self).__mro__:
+            for name in vars(kind).get("__slots__", ()):
+                if name != "__weakref__":
+                    object.__setattr__(twin, name, object.__getattribute__(self, name))
+        if self._gradient is True:
+            self._base.recorder.retained.append(twin)
+        for face in cell.faces:
+            if face._proxy is self:
+                face.__dict__["_proxy"] = twin
 
     @property
     def value(self) -> Any:
@@ -220,6 +240,7 @@ class Proxy(Operators):
         recorder = self._base.recorder
         if not recorder.open:
             return self.value[_plain(key)]
+        key = _index(key)
         if _is_view_index(key):
             return self._part(("index", key))
         return record(recorder, "getitem", (self, key), {})
@@ -228,8 +249,10 @@ class Proxy(Operators):
         if not self._base.recorder.open and self._resolved():
             self.value[_plain(key)] = _plain(value)
             return
-        if is_proxy(value) and value._base is self._base and value._steps == (*self._steps, ("index", key)):
-            return  # `p[:, -1] += v` assigns what it has just written
+        key = _index(key)
+        if is_proxy(value) and value._base is self._base and _is_view_index(key):
+            if value._steps == (*self._steps, ("index", key)):
+                return  # `p[:, -1] += v` assigns what it has just written
         encoded = self._live().recorder.encode(key)
         self._write((*self._steps, ("index", encoded)), value)
 
@@ -298,7 +321,10 @@ class Proxy(Operators):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._base.recorder.open:
-            raise OperationError(f"The value of {self._line} is not a function that a trace could call.")
+            raise OperationError(
+                f"The value of {self._line} is not a function that a trace could call (at {user_line()}).",
+                remedy="Index it with square brackets, or call tracer.apply(function, value).",
+            )
         return self.value(*args, **kwargs)
 
     # -- torch --------------------------------------------------------------------------------------------------------
@@ -369,6 +395,21 @@ def _plain(value: Any) -> Any:
     if kind is dict:
         return {key: _plain(item) for key, item in value.items()}
     return value
+
+
+def _index(key: Any) -> Any:
+    """An index with NumPy's whole numbers and torch's, which select a view as Python's do, as Python's."""
+    kind = type(key)
+    if kind is tuple:
+        return tuple(map(_index, key))
+    if kind is slice:
+        return slice(_index(key.start), _index(key.stop), _index(key.step))
+    if kind is Saved and not key._proxy._base.recorder.open:
+        key, kind = key.value, Tensor
+    if kind is Tensor:
+        whole = not key.dim() and not (key.is_floating_point() or key.is_complex() or key.dtype == torch.bool)
+        return int(key) if whole and not key.is_meta else key
+    return operator.index(key) if kind.__module__ == "numpy" and kind.__name__.startswith(("int", "uint")) else key
 
 
 def _is_view_index(key: Any) -> bool:

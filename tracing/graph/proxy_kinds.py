@@ -19,6 +19,8 @@ class BlockOutput(Proxy):
         if self._base.recorder.open and type(key) is int:
             _only_zero(key)
             return Proxy(self._base, self._steps)
+        if self._base.recorder.open and key == slice(1, None):
+            return Rest(self._base, (*self._steps, ("index", key)))
         return super().__getitem__(key)
 
     def __setitem__(self, key: Any, value: Any) -> None:
@@ -27,6 +29,16 @@ class BlockOutput(Proxy):
             self._write(self._steps, value)
         else:
             super().__setitem__(key, value)
+
+
+class Rest(Proxy):
+    """`block.output[1:]`: all rows but the first, or, in `(hidden,) + block.output[1:]`, what a tuple had besides."""
+
+    __slots__ = ()
+
+    def __radd__(self, other: Any) -> Any:
+        # Assigned to a block, a tuple is its first item; what else the block returns stays as it is.
+        return other if type(other) is tuple else super().__radd__(other)  # type: ignore[misc]
 
 
 def _only_zero(key: int) -> None:

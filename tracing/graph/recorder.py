@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor
@@ -22,9 +22,19 @@ from tracing.graph.saved import Saved, publish
 if TYPE_CHECKING:
     from tracing.graph.proxy import Proxy
 
-_PLAIN = frozenset(
-    {int, str, bool, float, type(None), type(Ellipsis), torch.dtype, torch.device, torch.Size, torch.memory_format}
+_PLAIN_KINDS = (
+    int,
+    str,
+    bool,
+    float,
+    type(None),
+    type(Ellipsis),
+    torch.dtype,
+    torch.device,
+    torch.Size,
+    torch.memory_format,
 )
+_PLAIN: Final[frozenset[Any]] = frozenset(_PLAIN_KINDS)
 _UNSET: Any = object()
 
 _stack: ContextVar[tuple["Recorder", ...]] = ContextVar("tracing_recorders", default=())
@@ -141,7 +151,7 @@ class Recorder:
             return {str(key): self.encode(item) for key, item in value.items()}
         if kind is slice:
             return slice(self.encode(value.start), self.encode(value.stop), self.encode(value.step))
-        if isinstance(value, tuple(_PLAIN)):  # a subclass: an enumeration, a named tuple's field
+        if isinstance(value, _PLAIN_KINDS):  # a subclass: an enumeration, a named tuple's field
             return value
         if hasattr(value, "__array__"):
             return torch.as_tensor(value).clone()
@@ -203,9 +213,11 @@ class Recorder:
     def place(self, what: str) -> tuple[Stage, Invoke]:
         """The current stage and invoke. Raises `RecordError` where there is none."""
         if self.stage is None or self.invoke is None:
+            named = "" if self.stage is None else ", ".join(f"{name}=..." for name in self.stage.options)
             raise RecordError(
                 f"{what!r} was accessed outside of a prompt's block (at {user_line()}).",
-                remedy="Put it into `with tracer.invoke(prompt):`, or give the prompt to model.trace(prompt).",
+                remedy="Put it into `with tracer.invoke(prompt):`, or give the prompt to model.trace(prompt)."
+                + (f" {named} went to the whole call: an input by name is tracer.invoke({named})." if named else ""),
             )
         return self.stage, self.invoke
 

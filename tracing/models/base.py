@@ -213,16 +213,19 @@ class Model(Envoy):
     def device(self) -> torch.device:
         """The device of the module's first parameter."""
         # Where it is kept is remembered, not the parameter: `module.to(device)` may replace that.
-        holder, name = self.__dict__.get("_first_parameter") or ({}, "")
-        parameter = holder.get(name)
-        if parameter is None:
+        nothing: tuple[dict[str, Tensor | None], str] = ({}, "")
+        holder, name = self.__dict__.get("_first_parameter", nothing)
+        if holder.get(name) is None:
             parts = self._module.modules()
-            found = next(((p._parameters, n) for p in parts for n, v in p._parameters.items() if v is not None), None)
-            if found is None:
-                return torch.device("cpu")
-            self.__dict__["_first_parameter"] = found
-            parameter = found[0][found[1]]
-        return parameter.device  # type: ignore[no-any-return]
+            given = (
+                (part._parameters, name)
+                for part in parts
+                for name, value in part._parameters.items()
+                if value is not None
+            )
+            holder, name = self.__dict__["_first_parameter"] = next(given, nothing)
+        parameter = holder.get(name)
+        return torch.device("cpu") if parameter is None else parameter.device
 
     # -- names --------------------------------------------------------------------------------------------------------
     def paths_ending_in(self, name: str) -> list[str]:

@@ -4,7 +4,6 @@ Decoders, encoders, encoder-decoders and state space models alike. The wrapped m
 experiment reaches it through hooks and calls of its submodules.
 """
 
-import copy
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -174,11 +173,6 @@ class LanguageModel(Pretrained):
         Raises `PromptError` where prompt and new tokens together are more than the model has positions.
         """
         self.require_weights()
-        if kwargs.get("max_new_tokens") is not None and "generation_config" not in kwargs:
-            # Without a limit of its own beside ours, of which transformers would warn at every call.
-            config = copy.deepcopy(self.module.generation_config)
-            config.max_length = None
-            kwargs["generation_config"] = config
         new, ids, limit = self.steps_of(kwargs), kwargs.get("input_ids"), self.rules.max_positions
         if limit is not None and new is not None and isinstance(ids, Tensor) and not self.rules.encoder_decoder:
             mask = kwargs.get("attention_mask")

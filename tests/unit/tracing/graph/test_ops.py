@@ -163,6 +163,8 @@ def test_a_view_is_a_view(name: str) -> None:
     for args, kwargs in examples_of(name):
         value = args[0].clone()
         result = ops.TABLE[name].function(value, *args[1:], **kwargs)
+        if name in ops.PARTS:
+            result = result[0]
         if value.is_contiguous():
             assert result.untyped_storage().data_ptr() == value.untyped_storage().data_ptr()
             result.zero_()
