@@ -272,26 +272,30 @@ def _tap(passage: Passage, path: str, wanted: Collection[str]) -> Callable[[str,
 
 @contextmanager
 def unchanged(module: nn.Module) -> Iterator[None]:
-    """Afterwards no module holds a fake tensor: some keep tables they compute in a forward (rotary, alibi)."""
-    before = [(part, dict(part.__dict__), dict(part._buffers)) for part in module.modules()]
+    """Afterwards no module holds a fake tensor: some keep values or tables of a forward (rotary, alibi)."""
+    before = [(part, dict(part.__dict__), dict(part._buffers), _contents(part)) for part in module.modules()]
     try:
         yield
     finally:
-        for part, attributes, buffers in before:
-            left = any(isinstance(value, FakeTensor) for value in (*part._buffers.values(), *part.__dict__.values()))
-            if left:
+        for part, attributes, buffers, contents in before:
+            for kept, content in contents:
+                if _is_fake(kept):
+                    kept.clear()
+                    kept.update(content) if isinstance(kept, dict) else kept.extend(content)
+            if any(map(_is_fake, (*part._buffers.values(), *part.__dict__.values()))):
                 # What goes with the table, such as the length it is for, goes back with it.
                 part._buffers.clear()
                 part._buffers.update(buffers)
                 part.__dict__.update(attributes)
-                for name in [name for name, value in part.__dict__.items() if isinstance(value, FakeTensor)]:
+                for name in [name for name, value in part.__dict__.items() if _is_fake(value)]:
                     del part.__dict__[name]
 
 
 @contextmanager
 def counts_kept(module: nn.Module) -> Iterator[None]:
     """Buffers that a forward in training mode updates, such as running means, are afterwards as they were."""
-    before = [(buffer, buffer.clone()) for buffer in module.buffers()] if module.training else []
+    buffers = [buffer for buffer in module.buffers() if not buffer.is_meta] if module.training else []
+    before = [(buffer, buffer.clone()) for buffer in buffers]
     try:
         yield
     finally:
@@ -299,6 +303,24 @@ def counts_kept(module: nn.Module) -> Iterator[None]:
             for buffer, value in before:
                 if not torch.equal(buffer, value):
                     buffer.copy_(value)
+
+
+_OF_TORCH = frozenset(vars(nn.Module()))
+
+
+def _contents(part: nn.Module) -> list[tuple[Any, Any]]:
+    """Lists and dicts of a module's own, each with a copy."""
+    own = [value for name, value in part.__dict__.items() if name not in _OF_TORCH]
+    return [(value, value.copy()) for value in own if isinstance(value, (list, dict))]
+
+
+def _is_fake(value: Any) -> bool:
+    """Whether a value is a fake tensor, or a list or dict with one."""
+    if isinstance(value, (list, tuple)):
+        return any(isinstance(item, FakeTensor) for item in value)
+    if isinstance(value, dict):
+        return any(isinstance(item, FakeTensor) for item in value.values())
+    return isinstance(value, FakeTensor)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tracing.engines.hooking import hooked
 from tracing.engines.local import assign_rows, copies_of
-from tracing.engines.order import NO_NUMBERS, as_fake, fake_mode, first_call, unchanged
+from tracing.engines.order import NO_NUMBERS, as_fake, counts_kept, fake_mode, first_call, unchanged
 from tracing.engines.program import Forward, Place, Program
 from tracing.engines.rows import mapped
 from tracing.engines.run import SKIPPED, Enough, Run
@@ -25,7 +25,6 @@ from tracing.engines.visit import Part
 from tracing.graph.nodes import Guard, Node, substitute
 from tracing.graph.ops import TABLE
 from tracing.graph.recorder import Cell
-
 
 RESULT: Final[Place] = ("", "result")
 
@@ -85,7 +84,12 @@ class Rehearsal(Run):
         self.begin(forward)
         self._place = None
         try:
-            with self._modes(), unchanged(model.module), hooked(self, forward, steps=generating):
+            with (
+                counts_kept(model.module),
+                self._modes(),
+                unchanged(model.module),
+                hooked(self, forward, steps=generating),
+            ):
                 self._call(forward, *given)
         except Enough:
             pass

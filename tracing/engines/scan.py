@@ -33,7 +33,7 @@ from tracing.engines.order import (
     unchanged,
     watched,
 )
-from tracing.engines.rows import mapped
+from tracing.engines.rows import Scope, mapped
 from tracing.errors import SiteNotReachedError, TraceError
 from tracing.graph.lens import Steps, get, put
 from tracing.graph.lines import user_line
@@ -54,19 +54,21 @@ class Scan:
         self._mode = fake_mode()
         self._values: dict[Node, Any] = {}
         self._passages: dict[Any, Passage] = {}
+        self._rows: dict[tuple[int, int | None], int] = {}
+        """By stage and prompt, how many rows it has."""
         self._attached: dict[int | None, Passage] = {}
         self._whole: dict[int, int] = {}
         """By stage, how many prompts the whole batch had where it was looked at."""
         self.looked_at: set[Node] = set()
         """Nodes of whose values something was read while recording."""
         self._structural: dict[str, Callable[[Node], Any]] = {
-            "part": lambda node: get(self[node.args[0]], substitute(node.args[1], self)),
+            "part": lambda node: get(self[node.args[0]], self._steps(*node.args)),
             "write": self._write,
             "module": self._module,
             "parameter": lambda node: self._fake(self._model.parameter(node.args[0]).detach()),
             "list": lambda node: substitute(node.args[0], self),
             "append": lambda node: [*self[node.args[0]], substitute(node.args[1], self)],
-            "grad": lambda node: torch.empty_like(get(self[node.args[1]], node.args[2])),
+            "grad": lambda node: torch.empty_like(get(self[node.args[1]], self._steps(*node.args[1:]))),
             "grad_total": lambda node: self[node.args[0][0]],
             "backward": self._backward,
         }
@@ -132,7 +134,7 @@ class Scan:
             return value
         try:
             with torch.no_grad(), self._mode:
-                return get(value, self._fake(substitute(steps, self)))
+                return get(value, self._fake(self._steps(node, steps)))
         except NO_NUMBERS:
             return UNKNOWN
         except Exception as error:
@@ -171,9 +173,15 @@ class Scan:
     def _fake(self, value: Any) -> Any:
         return as_fake(self._mode, value, self._model.device)
 
+    def _steps(self, base: Node, steps: Steps) -> Steps:
+        """Steps to a part of a site, with what they need to know filled in: values of nodes, and the rows there are."""
+        found: Steps = substitute(steps, self)
+        rows = 1 if base.site is None else self._rows.get((base.site.stage, base.site.invoke), 1)
+        return Scope(0, rows, rows, 0, None).filled(found)
+
     def _write(self, node: Node) -> Any:
         base, steps, new, _ = node.args
-        value, given = self[base], substitute(steps, self)
+        value, given = self[base], self._steps(base, steps)
         check_index(value, given)
         steps, new = self._fake(given), self._fake(substitute(new, self))
         check_fits(value, steps, new)
@@ -254,7 +262,9 @@ class Scan:
         model, stage = self._model, self._graph.stages[site.stage]
         taps = [path for path, part in model.module.named_modules() if inside is not None and type(part) is inside]
         insides = Insides(frozenset((path, kind) for path in taps for kind in KINDS), eager)
-        args, kwargs = first_call(model, stage, model.batch(prompts, generating=False))
+        batch = model.batch(prompts, generating=False)
+        self._rows[site.stage, site.invoke] = batch.total
+        args, kwargs = first_call(model, stage, batch)
         passage = Passage(keep=True)
         try:
             fake_forward(model, args, kwargs, passage, insides, self._mode)
