@@ -19,7 +19,7 @@ class BlockOutput(Proxy):
         if self._base.recorder.open and type(key) is int:
             _only_zero(key)
             return Proxy(self._base, self._steps)
-        if self._base.recorder.open and key == slice(1, None):
+        if self._base.recorder.open and type(key) is slice and _is_rest(key):
             return Rest(self._base, (*self._steps, ("index", key)))
         return super().__getitem__(key)
 
@@ -39,6 +39,11 @@ class Rest(Proxy):
     def __radd__(self, other: Any) -> Any:
         # Assigned to a block, a tuple is its first item; what else the block returns stays as it is.
         return other if type(other) is tuple else super().__radd__(other)  # type: ignore[misc]
+
+
+def _is_rest(key: slice) -> bool:
+    """Whether a slice is `1:`; its bounds may be proxies, which have no truth value."""
+    return type(key.start) is int and key.start == 1 and key.stop is None and key.step is None
 
 
 def _only_zero(key: int) -> None:
