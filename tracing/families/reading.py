@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from tracing.engines.attention import Taps, tapped
+from tracing.engines.hooks import Hooks, first_argument, hooks, main_output
 from tracing.errors import SiteError
 from tracing.families.adapter import Adapter
 from tracing.families.facts import ModelFacts
 from tracing.families.sites import GLOBAL_SITES, SitePath, Step
 from tracing.graph.heads import get_heads
-from tracing.patching.hooks import Hooks, first_argument, hooks, main_output
 
 ATTENTION_KINDS = ("scores", "pattern", "q_rot", "k_rot")
 

@@ -10,7 +10,7 @@ from tracing.errors import GraphFormatError
 from tracing.graph.codec_checks import MODES, PROMPT_NAMES, SITE_POSITION, check_node, check_options
 from tracing.graph.codec_values import MAX_STEP, Decoder, check_tensor, shown, tensor_facts
 from tracing.graph.lines import NOWHERE, Line
-from tracing.graph.nodes import STRUCTURAL, Graph, Guard, Invoke, Loop, Node, Stage
+from tracing.graph.nodes import STRUCTURAL, Graph, Guard, Inputs, Invoke, Loop, Node, Stage
 from tracing.graph.ops import TABLE, refusal, suggestions
 
 MAX_NODES: Final = 100_000
@@ -109,8 +109,6 @@ class Reader:
             raise _at(f"Stage {number}", error, {"stage": number}) from None
 
     def _invoke(self, decoder: Decoder, number: int, invoke: Any) -> Invoke:
-        from tracing.models.inputs import Inputs  # models import graphs; only this type of theirs is part of one
-
         try:
             _keys(invoke, frozenset({"stage", "inputs", "line"}), "It")
             stage = invoke["stage"]

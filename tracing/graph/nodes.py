@@ -177,6 +177,14 @@ def substitute(value: Any, values: Values) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
+class Inputs:
+    """What the user gave one invoke; both empty for an invoke without a prompt of its own."""
+
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Invoke:
     """One prompt of a forward. `inputs` None means that it has no prompt of its own and sees the whole batch."""
 

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from tracing.errors import PromptError
-from tracing.models.inputs import FILLS, IGNORED_LABEL, Encode, Inputs, Prompt, pad, read_prompt, tensors_in
+from tracing.graph.nodes import Inputs
+from tracing.models.inputs import FILLS, IGNORED_LABEL, Encode, Prompt, pad, read_prompt, tensors_in
 from tracing.models.rules import TextRules
 
 __all__ = ["Batch", "Encode", "Inputs", "Rows", "TextRules", "batch_tensors", "batch_text"]

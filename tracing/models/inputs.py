@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad as pad_tensor
 
 from tracing.errors import PromptError
+from tracing.graph.nodes import Inputs
 from tracing.models.rules import TextRules
 
 IGNORED_LABEL: Final = -100
@@ -21,14 +22,6 @@ FILLS: Final = {
     "decoder_input_ids": 0, "decoder_inputs_embeds": 0, "decoder_attention_mask": 0,
 }  # fmt: skip
 """Inputs with one entry a position, and what stands in padding."""
-
-
-@dataclass(frozen=True, slots=True)
-class Inputs:
-    """What the user gave one invoke; both empty for an invoke without a prompt of its own."""
-
-    args: tuple[Any, ...] = ()
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
 Encode = Callable[[Sequence[str], bool], list[list[int]]]

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from tracing.errors import ModelError, PromptError
+from tracing.graph.nodes import Inputs
 from tracing.models.batching import Batch, batch_text
 from tracing.models.hub import find
-from tracing.models.inputs import FILLS, Inputs
+from tracing.models.inputs import FILLS
 from tracing.models.loading import DeviceMap
 from tracing.models.pretrained import KEYWORDS, Pretrained
 from tracing.models.rules import PADS_EXACTLY, TextRules, allowed, deviation, rules_of
@@ -183,6 +184,8 @@ class LanguageModel(Pretrained):
                     remedy="Shorten the prompt, or lower max_new_tokens.",
                     where={"tokens": longest, "new": new, "positions": limit},
                 )
+        if kwargs.get("max_new_tokens") is not None:
+            kwargs.setdefault("max_length", None)  # else transformers warns of the model's own limit at every call
         if self._generation.get("pad_token_id") is None:
             kwargs.setdefault("pad_token_id", self.rules.pad_id)  # transformers warns where it must choose one
         return self.module.generate(*args, **kwargs)

@@ -10,8 +10,8 @@ from torch import Tensor
 from transformers import AutoImageProcessor
 
 from tracing.errors import ModelError, PromptError
+from tracing.graph.nodes import Inputs
 from tracing.models.batching import Batch, batch_tensors
-from tracing.models.inputs import Inputs
 from tracing.models.pretrained import Pretrained
 
 

@@ -11,10 +11,10 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from tracing.engines.hooks import Hooks, PostHook, PreHook, first_argument, hooks, main_output
 from tracing.errors import OutOfMemoryError, Stopped
 from tracing.models import LanguageModel
 from tracing.patching.footprint import REMEDY, Kept
-from tracing.patching.hooks import Hooks, PostHook, PreHook, first_argument, hooks, main_output
 from tracing.patching.memory import free, is_out_of_memory
 
 TOKENS_A_FORWARD: Final = 16384

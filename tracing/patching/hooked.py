@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tracing.engines.hooks import Hooks, first_argument, hooks, main_output, with_first_argument, with_main_output
 from tracing.models import LanguageModel
-from tracing.patching.hooks import Hooks, first_argument, hooks, main_output, with_first_argument, with_main_output
 
 
 def run_hooked(

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tracing.engines.hooks import main_output
 from tracing.models import LanguageModel
 from tracing.patching.capture import Activations
-from tracing.patching.hooks import main_output
 
 
 class PrefixCache:

@@ -14,9 +14,8 @@ from tests.unit.tracing.graph.test_ops import same
 from tracing.errors import GraphFormatError
 from tracing.graph import codec
 from tracing.graph.lines import Line
-from tracing.graph.nodes import Graph, Guard, Invoke, Loop, Node, Site, Stage
+from tracing.graph.nodes import Graph, Guard, Inputs, Invoke, Loop, Node, Site, Stage
 from tracing.models.base import Model
-from tracing.models.inputs import Inputs
 
 
 def small_graph() -> Graph:

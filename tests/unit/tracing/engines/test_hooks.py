@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tracing.patching.hooks import hooks
+from tracing.engines.hooks import hooks
 
 
 def hook_count(module: nn.Module) -> int:
