@@ -4,7 +4,7 @@ from typing import Any
 
 from tracing.errors import RecordError, SiteError
 from tracing.graph.lines import user_line
-from tracing.graph.proxy import FIELDS, Proxy
+from tracing.graph.proxy import FIELDS, Proxy, _index
 
 
 class BlockOutput(Proxy):
@@ -16,19 +16,23 @@ class BlockOutput(Proxy):
     __slots__ = ()
 
     def __getitem__(self, key: Any) -> Any:
-        if self._base.recorder.open and type(key) is int:
-            _only_zero(key)
-            return Proxy(self._base, self._steps)
-        if self._base.recorder.open and type(key) is slice and _is_rest(key):
-            return Rest(self._base, (*self._steps, ("index", key)))
+        if self._base.recorder.open:
+            key = _number(key)
+            if type(key) is int:
+                _only_zero(key)
+                return Proxy(self._base, self._steps)
+            if type(key) is slice and _is_rest(key):
+                return Rest(self._base, (*self._steps, ("index", key)))
         return super().__getitem__(key)
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        if self._base.recorder.open and type(key) is int:
-            _only_zero(key)
-            self._write(self._steps, value)
-        else:
-            super().__setitem__(key, value)
+        if self._base.recorder.open:
+            key = _number(key)
+            if type(key) is int:
+                _only_zero(key)
+                self._write(self._steps, value)
+                return
+        super().__setitem__(key, value)
 
 
 class Rest(Proxy):
@@ -39,6 +43,14 @@ class Rest(Proxy):
     def __radd__(self, other: Any) -> Any:
         # Assigned to a block, a tuple is its first item; what else the block returns stays as it is.
         return other if type(other) is tuple else super().__radd__(other)  # type: ignore[misc]
+
+
+def _number(key: Any) -> Any:
+    """An index with NumPy's and torch's whole numbers as Python's, which the rules of this file are about."""
+    return key if type(key) in _USUAL else _index(key)
+
+
+_USUAL = frozenset({int, slice, tuple})
 
 
 def _is_rest(key: slice) -> bool:
@@ -63,15 +75,35 @@ class FirstInput(Proxy):
     __slots__ = ()
 
     def __getitem__(self, key: Any) -> Any:
-        if self._base.recorder.open and type(key) is int:
-            if key != 0:
-                raise RecordError(
-                    f"module.input[{key}] has no meaning (at {user_line()}): input is the first argument, input[0] the "
-                    "positional arguments.",
-                    remedy=f"Write module.inputs[{key}] of (args, kwargs), or module.input[{key}:{key + 1}] for a row.",
-                )
-            return Proxy(self._base, (("args",),))
+        if self._base.recorder.open:
+            key = _number(key)
+            if type(key) is int:
+                self._only_zero(key)
+                return Proxy(self._base, (("args",),))
         return super().__getitem__(key)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if self._base.recorder.open:
+            key = _number(key)
+            if type(key) is int:
+                self._only_zero(key)
+                if type(value) not in (tuple, list):
+                    raise RecordError(
+                        f"module.input[0] is the tuple of positional arguments (at {user_line()}), so it cannot be "
+                        "set to one value.",
+                        remedy="Write module.input = value, module.input[0:1] = value for a row, or give a tuple.",
+                    )
+                self._write((("args",),), value)
+                return
+        super().__setitem__(key, value)
+
+    def _only_zero(self, key: int) -> None:
+        if key != 0:
+            raise RecordError(
+                f"module.input[{key}] has no meaning (at {user_line()}): input is the first argument, input[0] the "
+                "positional arguments.",
+                remedy=f"Write module.inputs[{key}] of (args, kwargs), or module.input[{key}:{key + 1}] for a row.",
+            )
 
 
 class RootOutput(Proxy):
