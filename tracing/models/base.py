@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tracing.engines.scan import Scan
 from tracing.errors import ModelError, SiteError
-from tracing.graph.recorder import Recorder
+from tracing.graph.recorder import Recorder, current
 from tracing.models.batching import Batch, Inputs, batch_tensors
 from tracing.models.editing import Edit, load_edits, replay, save_edits
 from tracing.models.envoy import Envoy
@@ -259,12 +259,19 @@ class Model(Envoy):
         return {}
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in ("output", "input", "inputs"):
+        if "edits" not in self.__dict__ or name.startswith("_") or hasattr(type(self), name):
             object.__setattr__(self, name, value)
         elif isinstance(value, nn.Module):
             self.attach(self, name, value)
+        elif name not in self.__dict__ and (self._is_part(name) or current(self.origin) is not None):
+            super().__setattr__(name, value)  # a weight is written, a module or a slip (`model.ouput`) refused
         else:
-            self.__dict__[name] = value
+            object.__setattr__(self, name, value)
+
+    def _is_part(self, name: str) -> bool:
+        """Whether the wrapped module has a submodule, parameter or buffer of this name."""
+        module = self._module
+        return any(name in parts for parts in (module._modules, module._parameters, module._buffers, self.renames))
 
     def __repr__(self) -> str:
         return self.tree()

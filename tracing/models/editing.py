@@ -29,7 +29,7 @@ class Edit:
         self._line = user_line()
 
     def __enter__(self) -> "Model":
-        if current(self._model) is not None:
+        if current(self._model.origin) is not None:
             raise RecordError(
                 f"An edit cannot be made inside a trace (at {self._line}).",
                 remedy="Write to the model in the trace itself, or edit it before.",

@@ -72,6 +72,10 @@ class Envoy:
         return found
 
     def _aliased(self, name: str, alias: str) -> "Envoy":
+        attached = self._root.attached.get(_join(self.path, name))
+        if attached is not None:  # before this wrapper was made as a copy of another
+            found = self.__dict__["_children"][name] = Envoy(self._root, _join(self.path, name), attached)
+            return found
         if "." in alias:
             return self._root.get(alias)  # type: ignore[no-any-return]
         raise self._no_child(name)
@@ -129,7 +133,7 @@ class Envoy:
                 self._no_child(name)
                 if name not in self._module._modules
                 else RecordError(
-                    f"{self.path}.{name} is a module; only its output or input can be set (at {user_line()}).",
+                    f"{_join(self.path, name)} is a module; only its output or input can be set (at {user_line()}).",
                     remedy=f"Write {name}.output = value.",
                 )
             )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tracing.engines.local import execute
 from tracing.errors import RecordError
-from tracing.graph.lines import user_line
+from tracing.graph.lines import Line, user_line
 from tracing.graph.nodes import Graph
 from tracing.graph.recorder import Recorder, current, push
 
@@ -26,7 +26,7 @@ class Session:
         self._line = user_line()
 
     def __enter__(self) -> "Session":
-        if current(self.model) is not None:
+        if current(self.model.origin) is not None:
             raise RecordError(
                 f"A session cannot be opened inside a trace or another session (at {self._line}).",
                 remedy="Open the session first, and the traces in it.",
@@ -49,3 +49,17 @@ class Session:
     def graph(self) -> Graph:
         """The recorded program of all traces."""
         return self.recorder.graph
+
+
+def require_attached(session: "Model", traced: "Model", line: Line) -> None:
+    """Raises `RecordError` for a trace of a wrapper with modules that the session's wrapper does not have.
+
+    A session runs on the wrapper that opened it; edits are those of each trace's own.
+    """
+    own = [path for path, module in traced.attached.items() if session.attached.get(path) is not module]
+    if own:
+        raise RecordError(
+            f"The trace at {line} is of another wrapper than its session, one with modules attached to it alone: "
+            f"{', '.join(own)}.",
+            remedy="Open the session on that wrapper: edited.session().",
+        )

@@ -17,6 +17,7 @@ from tracing.models.cache import Cache, cached
 from tracing.models.control import Branch, ListProxy, Steps
 from tracing.models.envoy import Envoy
 from tracing.models.options import check_options
+from tracing.models.session import require_attached
 
 if TYPE_CHECKING:
     from tracing.models.base import Model
@@ -33,7 +34,7 @@ class Tracer:
         self._given = check_options(model, mode, options)
         self._entered = False
         self._inputs = inputs
-        shared = current(model)
+        shared = current(model.origin)
         self._in_session = shared is not None and shared.session
         self.recorder = shared if shared is not None and shared.session else Recorder(model)
 
@@ -42,12 +43,14 @@ class Tracer:
         if self._entered:
             raise RecordError("A tracer records one block only.", remedy="Call model.trace(...) again.")
         self._entered = True
-        recorder = self.recorder
-        if recorder.stage is not None:
+        recorder, outer = self.recorder, current(self.model.origin)
+        if recorder.stage is not None or (outer is not None and outer is not recorder):
             raise RecordError(
-                f"A trace of this model is open already (at {self._line}).",
+                f"A trace or an edit of this model is open already (at {self._line}).",
                 remedy="Close its block first; several prompts of one trace are tracer.invoke(prompt).",
             )
+        if self._in_session:
+            require_attached(recorder.model, self.model, self._line)
         recorder.stage = Stage(len(recorder.graph.stages), self._mode, self._given.forward, self._line)
         recorder.graph.stages.append(recorder.stage)
         self._pop: Callable[[], None] = push(recorder)

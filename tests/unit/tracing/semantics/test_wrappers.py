@@ -1,0 +1,125 @@
+"""Wrappers of one module: names that are set on them, edited copies, what sessions make of those."""
+
+import pytest
+import torch
+from torch import nn
+
+from tests import zoo
+from tests.unit.tracing.seed import support
+from tracing import LanguageModel, Model
+from tracing.errors import PathError, RecordError, SiteError
+
+IDS = zoo.ids(1, 5)
+
+
+@pytest.fixture(scope="module")
+def tiny() -> LanguageModel:
+    """Three layers, width 32."""
+    return LanguageModel(zoo.model("gpt2"))
+
+
+# -- names on the root -------------------------------------------------------------------------------------------------
+def test_a_misspelt_output_of_the_model_is_refused_in_a_trace(tiny: LanguageModel) -> None:
+    with pytest.raises(PathError, match=r"no submodule 'ouput' .*output"), tiny.trace(IDS):
+        tiny.ouput = torch.zeros(1, 5, 97)
+    assert "ouput" not in tiny.__dict__
+
+
+def test_a_module_of_the_model_is_not_replaced_by_a_value(tiny: LanguageModel) -> None:
+    with pytest.raises(RecordError, match=r"^transformer is a module"):
+        tiny.transformer = torch.zeros(1)
+
+
+def test_the_weight_of_a_root_is_written_outside_of_a_trace_and_refused_within() -> None:
+    net = Model(nn.Linear(2, 2))
+    net.weight = nn.Parameter(torch.zeros(2, 2))
+    assert not net._model.weight.any()
+    with pytest.raises(SiteError, match="read as a copy"), net.trace(torch.ones(1, 2)):
+        net.weight = torch.ones(2, 2)
+
+
+def test_a_wrapper_takes_attributes_of_ones_own_outside_of_a_trace() -> None:
+    class Named(Model):
+        def __init__(self, module: nn.Module) -> None:
+            self.before = 1
+            super().__init__(module)
+            self.name = "mine"
+
+    net = Named(support.Net())
+    net.note = 3
+    assert (net.before, net.name, net.note) == (1, "mine", 3)
+
+
+# -- edited copies -----------------------------------------------------------------------------------------------------
+def test_a_session_of_an_edited_model_runs_its_traces_together(tiny: LanguageModel) -> None:
+    with tiny.edit() as edited:
+        edited.transformer.h[0].mlp.output[...] = 0
+    with edited.trace(IDS):
+        hidden = edited.transformer.h[1].output[0].save()
+    with edited.trace(IDS):
+        edited.transformer.h[1].output[0][:] = hidden * 2
+        expected = edited.output.save()
+    with edited.session():
+        with edited.trace(IDS):
+            flowing = edited.transformer.h[1].output[0]
+        with edited.trace(IDS):
+            edited.transformer.h[1].output[0][:] = flowing * 2
+            found = edited.output.save()
+    assert torch.equal(found, expected)
+
+
+def test_each_trace_of_a_session_has_the_edits_of_its_own_wrapper(tiny: LanguageModel) -> None:
+    with tiny.edit() as edited:
+        edited.lm_head.output[...] = 0
+    with tiny.session():
+        with tiny.trace(IDS):
+            intact = tiny.output.save()
+        with edited.trace(IDS):
+            zeroed = edited.output.save()
+    assert intact.abs().max() > 0
+    assert zeroed.abs().max() == 0
+
+
+def test_traces_edits_and_sessions_do_not_nest_whichever_wrapper_opens_them(tiny: LanguageModel) -> None:
+    with tiny.edit() as edited:
+        edited.lm_head.output[...] = 0
+    for outer in (tiny, edited):
+        for inner in (tiny, edited):
+            with pytest.raises(RecordError, match="open already"), outer.trace(IDS), inner.trace(IDS):
+                pass
+            with pytest.raises(RecordError, match="inside a trace"), outer.trace(IDS), inner.edit():
+                pass
+            with pytest.raises(RecordError, match="inside a trace"), outer.trace(IDS), inner.session():
+                pass
+            with pytest.raises(RecordError, match="open already"), outer.edit(), inner.trace(IDS):
+                pass
+    with tiny.trace(IDS):
+        assert tiny.output.save() is not None  # nothing of the refused ones is left
+
+
+def test_attached_modules_are_there_in_an_edited_model() -> None:
+    model = LanguageModel(zoo.model("gpt2"))
+    model.transformer.h[0].extra = nn.Linear(32, 32)
+    with model.edit() as edited:
+        block = edited.transformer.h[0]
+        block.output = block.extra(block.output)
+    with edited.trace(IDS):
+        found, inside = edited.output.save(), edited.get("transformer.h.0.extra").output.save()
+    with model.trace(IDS):
+        block = model.transformer.h[0]
+        block.output = block.extra(block.output)
+        expected = model.output.save()
+    assert torch.equal(found, expected)
+    assert inside.shape == (1, 5, 32)
+
+
+def test_a_session_refuses_a_trace_with_modules_that_it_does_not_have() -> None:
+    model = LanguageModel(zoo.model("gpt2"))
+    edited = model.copy()
+    edited.transformer.h[0].extra = nn.Linear(32, 32)
+    with (
+        pytest.raises(RecordError, match=r"attached to it alone: transformer\.h\.0\.extra"),
+        model.session(),
+        edited.trace(IDS),
+    ):
+        pass
