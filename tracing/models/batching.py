@@ -86,7 +86,9 @@ def batch_text(
     length = width
     if padded:
         _require_paddable(rules, prompts, width)
-        length = _free_length(width, {*rules.sizes, total}, steps)
+        # Nor may an axis over the decoder's positions, of which each step has one more, look like the encoder's.
+        decoded = {one.decoder_width + step for one in prompts for step in range(steps) if rules.encoder_decoder}
+        length = _free_length(width, {*rules.sizes, total, *decoded}, steps)
     kwargs = _merge_tokens(prompts, rules, length, padded=padded, generating=generating)
     decoder_length = _merge_decoder(kwargs, prompts, rules, {*rules.sizes, total, length}, generating=generating)
     kwargs.update(_merge_rows(prompts, total))
@@ -262,6 +264,11 @@ def _merge_decoder(
             remedy="Give the same decoder inputs to all invokes.",
         )
     widths = {prompt.decoder_width for prompt in prompts}
+    if generating and len(widths) > 1:  # a generation goes on after the last position, which would be padding
+        raise PromptError(
+            f"Decoder prompts of unequal lengths ({', '.join(map(str, sorted(widths)))}) cannot be one generation.",
+            remedy="Generate prompt by prompt, or give decoder prompts of one length.",
+        )
     length = max(widths) if len(widths) == 1 else _free_length(max(widths), taken)
     for name in names:
         parts = [pad(prompt.decoder[name], length, 1, FILLS[name], left=False) for prompt in prompts]
