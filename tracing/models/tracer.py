@@ -43,10 +43,10 @@ class Tracer:
         if self._entered:
             raise RecordError("A tracer records one block only.", remedy="Call model.trace(...) again.")
         self._entered = True
-        recorder, outer = self.recorder, current(self.model.origin)
-        if recorder.stage is not None or (outer is not None and outer is not recorder):
+        recorder = self.recorder
+        if recorder.stage is not None:
             raise RecordError(
-                f"A trace or an edit of this model is open already (at {self._line}).",
+                f"A trace of this model is open already (at {self._line}).",
                 remedy="Close its block first; several prompts of one trace are tracer.invoke(prompt).",
             )
         if self._in_session:

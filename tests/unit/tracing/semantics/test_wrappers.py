@@ -80,21 +80,31 @@ def test_each_trace_of_a_session_has_the_edits_of_its_own_wrapper(tiny: Language
     assert zeroed.abs().max() == 0
 
 
-def test_traces_edits_and_sessions_do_not_nest_whichever_wrapper_opens_them(tiny: LanguageModel) -> None:
+def test_what_must_not_nest_does_not_whichever_wrapper_opens_it(tiny: LanguageModel) -> None:
     with tiny.edit() as edited:
         edited.lm_head.output[...] = 0
     for outer in (tiny, edited):
         for inner in (tiny, edited):
-            with pytest.raises(RecordError, match="open already"), outer.trace(IDS), inner.trace(IDS):
+            with pytest.raises(RecordError, match="open already"), outer.session(), outer.trace(IDS), inner.trace(IDS):
                 pass
             with pytest.raises(RecordError, match="inside a trace"), outer.trace(IDS), inner.edit():
                 pass
             with pytest.raises(RecordError, match="inside a trace"), outer.trace(IDS), inner.session():
                 pass
-            with pytest.raises(RecordError, match="open already"), outer.edit(), inner.trace(IDS):
-                pass
     with tiny.trace(IDS):
-        assert tiny.output.save() is not None  # nothing of the refused ones is left
+        found = tiny.output.save()  # nothing of the refused ones is left
+    assert found.shape == (1, 5, 97)
+
+
+def test_a_trace_inside_a_trace_of_another_wrapper_is_a_trace_of_its_own(tiny: LanguageModel) -> None:
+    with tiny.edit() as edited:
+        edited.lm_head.output[...] = 0
+    with edited.trace(IDS):
+        with tiny.trace(IDS):
+            inner = tiny.output.save()
+        outer = edited.output.save()
+    assert inner.abs().max() > 0
+    assert outer.abs().max() == 0
 
 
 def test_attached_modules_are_there_in_an_edited_model() -> None:
