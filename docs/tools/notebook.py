@@ -1,6 +1,7 @@
 """Runs the cells of docs/notebooks/demo.ipynb in order and stores what they show, without kernel, paths or times.
 
-The notebook is plain nbformat 4.5 JSON. A cell's output is what it prints and the `repr` of its last expression.
+The notebook is plain nbformat 4.5 JSON. A cell's output is what it prints and what its last expression shows: its
+`repr`, and HTML where it has `_repr_html_`.
 """
 
 import ast
@@ -8,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from docs.tools.running import Session, same
+from docs.tools.running import NUMBER, Session, same
 
 NOTEBOOK: Final = Path(__file__).resolve().parents[1] / "notebooks" / "demo.ipynb"
 LAST: Final = "_last_value_of_the_cell"
@@ -31,6 +32,11 @@ def shown(cell: dict[str, Any]) -> str:
     return "\n".join("".join(text).rstrip("\n") for text in texts)
 
 
+def html(cell: dict[str, Any]) -> str:
+    """What a cell shows as HTML; "" where it shows text only."""
+    return "".join("".join(out.get("data", {}).get("text/html", "")) for out in cell["outputs"])
+
+
 def executed(notebook: dict[str, Any]) -> dict[str, Any]:
     """The same notebook with the outputs of a run from top to bottom."""
     cells, count = [], 0
@@ -46,7 +52,11 @@ def executed(notebook: dict[str, Any]) -> dict[str, Any]:
 def is_current(notebook: dict[str, Any], run: dict[str, Any]) -> bool:
     """Whether the stored outputs are those of a run, up to the last digit of their numbers."""
     pairs = zip(notebook["cells"], run["cells"], strict=True)
-    return all(old["cell_type"] != "code" or same(shown(old), shown(new)) for old, new in pairs)
+    return all(
+        old["cell_type"] != "code"
+        or (same(shown(old), shown(new)) and NUMBER.sub("#", html(old)) == NUMBER.sub("#", html(new)))
+        for old, new in pairs
+    )
 
 
 def write(path: Path = NOTEBOOK) -> bool:
@@ -67,7 +77,9 @@ def as_markdown(notebook: dict[str, Any]) -> str:
             parts.append(source(cell))
             continue
         parts.append(f"```py\n{source(cell)}\n```")
-        if shown(cell):
+        if html(cell):
+            parts.append(html(cell))
+        elif shown(cell):
             parts.append(f'```text title="Output"\n{shown(cell)}\n```')
     return "\n\n".join(parts) + "\n"
 
@@ -87,5 +99,7 @@ def _outputs(session: Session, text: str, count: int) -> list[dict[str, Any]]:
     value = session.module.__dict__.get(LAST)
     if value is not None:
         data = {"text/plain": repr(value).splitlines(keepends=True)}
+        if hasattr(value, "_repr_html_"):
+            data["text/html"] = value._repr_html_().splitlines(keepends=True)
         outputs.append({"data": data, "execution_count": count, "metadata": {}, "output_type": "execute_result"})
     return outputs

@@ -44,6 +44,7 @@ class Identity:
 
     @property
     def holds(self) -> bool:
+        """Whether the deviation is within the limit."""
         return self.error <= self.tolerance
 
 

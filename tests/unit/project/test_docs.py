@@ -1,6 +1,9 @@
 """What the documentation shows is what happens: examples run, outputs are fresh, generated pages are those of today."""
 
+import dataclasses
+import importlib
 import inspect
+import pydoc
 import re
 from pathlib import Path
 
@@ -9,12 +12,10 @@ import pytest
 from docs.tools import errors as errors_page
 from docs.tools import families as families_page
 from docs.tools import notebook
-from docs.tools.error_snippets import SNIPPETS
 from docs.tools.family_notes import NOTES
 from docs.tools.pages import BLOCK, DOCS, Difference, differences, fresh, prose_pages
 from docs.tools.running import PageError, Session, same
 from tests import zoo
-from tracing import errors
 from tracing.families import adapter_of, config_of, families, registry
 
 MARKDOWN = sorted(DOCS.glob("*.md"))
@@ -74,23 +75,6 @@ def test_every_standard_site_is_in_the_reference() -> None:
     assert {name for name in names if f"`{name}`" not in text} == set()
 
 
-def test_every_error_of_a_trace_is_on_the_errors_page() -> None:
-    classes = {
-        name
-        for name, found in vars(errors).items()
-        if inspect.isclass(found) and issubclass(found, errors.TraceError | errors.SiteError)
-    } - {"TraceError"}
-    shown = {snippet.raises for snippets in SNIPPETS.values() for snippet in snippets}
-    assert classes - shown == set()
-
-
-def test_every_shown_error_of_this_library_names_the_line_and_says_what_to_do() -> None:
-    text = errors_page.PAGE.read_text()
-    messages = re.findall(r"^tracing\.\S+: (.*?)\n```", text, re.M | re.S)
-    assert len(messages) > 15
-    assert [message for message in messages if "None" in message] == []
-
-
 def test_every_page_is_in_the_navigation() -> None:
     navigation = (DOCS.parent / "mkdocs.yml").read_text()
     assert [path.name for path in MARKDOWN if f": {path.name}\n" not in navigation] == []
@@ -99,6 +83,55 @@ def test_every_page_is_in_the_navigation() -> None:
 def test_python_blocks_stand_at_the_left_margin_where_they_are_run() -> None:
     indented = {path.name for path in MARKDOWN if re.search(r"^ +```python", path.read_text(), re.M)}
     assert indented == set()
+
+
+# -- the reference ----------------------------------------------------------------------------------------------------
+DIRECTIVE = re.compile(r"^::: (?P<name>[\w.]+)(?:\n    options:\n(?P<options>(?:      .*\n)+))?", re.M)
+
+
+def documented() -> dict[str, list[str] | None]:
+    """What docs/api.md documents, by path, with the members it names (None for all public ones)."""
+    found: dict[str, list[str] | None] = {}
+    for match in DIRECTIVE.finditer((DOCS / "api.md").read_text()):
+        options = match["options"] or ""
+        listed = re.search(r"members:((?: \[.*\])|(?:\n        - \w+)+)", options)
+        found[match["name"]] = re.findall(r"\w+", listed[1]) if listed else None
+    return found
+
+
+def public(module: str) -> set[str]:
+    """The classes and functions that a package offers, by the module that defines each."""
+    package = importlib.import_module(module)
+    offered = [getattr(package, name) for name in package.__all__]
+    return {f"{one.__module__}.{one.__qualname__}" for one in offered if callable(one)}
+
+
+def test_the_reference_has_every_public_name() -> None:
+    wanted = public("tracing") | public("tracing.models") | public("tracing.families")
+    assert wanted - set(documented()) == set()
+
+
+def test_everything_in_the_reference_has_a_docstring() -> None:
+    silent = []
+    for name, members in documented().items():
+        owner = pydoc.locate(name)
+        assert owner is not None, name
+        names = members if members is not None else [one for one in vars(owner) if not one.startswith("_")]
+        functions = [
+            one for one in names if inspect.isroutine(_raw(owner, one)) or isinstance(_raw(owner, one), property)
+        ]
+        silent += [f"{name}.{one}" for one in functions if not inspect.getdoc(getattr(owner, one))]
+        silent += [] if inspect.getdoc(owner) else [name]
+        assert [one for one in members or () if not hasattr(owner, one) and one not in _fields(owner)] == [], name
+    assert silent == []
+
+
+def _raw(owner: object, name: str) -> object:
+    return inspect.getattr_static(owner, name, None)
+
+
+def _fields(owner: object) -> set[str]:
+    return {field.name for field in dataclasses.fields(owner)} if dataclasses.is_dataclass(owner) else set()  # type: ignore[arg-type]
 
 
 # -- the tools themselves ---------------------------------------------------------------------------------------------
