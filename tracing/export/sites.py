@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tracing.export.facts import Facts, refusal
 from tracing.export.names import edited, envoy_text, site_name, stem
-from tracing.export.values import FIRST, LOGITS, Held, Unwritable
+from tracing.export.values import FIRST, LOGITS, Held, Unwritable, copies_heads
 from tracing.export.writer import Writer
 from tracing.graph.lens import Steps, first_name
 from tracing.graph.nodes import Node, Site, nodes_in
@@ -214,16 +214,30 @@ class Sites:
         """Write to a part of a copy."""
         writer = self._writer
         value = writer.expressions.value(new)
-        inner, index = rest, "..."
-        if rest and rest[-1][0] == "index":
-            inner, index = rest[:-1], writer.expressions.index(rest[-1][1])
+        last = rest[-1] if rest else ("all",)
+        copied = next((number for number, step in enumerate(rest[:-1]) if copies_heads(step)), None)
+        if copied is not None:  # these heads do not lie together: a copy of them is written to, and put back
+            heads = writer.unique("heads")
+            writer.say(f"{heads} = {self._inside(node, view, rest[: copied + 1], held)}", node)
+            self.put(node, heads, rest[copied + 1 :], new)
+            self._put_heads(node, view, rest[: copied + 1], heads, held)
+        elif copies_heads(last) and isinstance(new, (Node, Tensor)):
+            self._put_heads(node, view, rest, value, held)
+        elif last[0] == "index":
+            index = writer.expressions.index(last[1])
+            writer.say(f"{self._inside(node, view, rest[:-1], held)}[{index}] = {value}", node)
+        else:
+            writer.say(f"{self._inside(node, view, rest, held, grouped=True)}[...] = {value}", node)
+
+    def _put_heads(self, node: Node, view: str, rest: Steps, heads: str, held: Held | None) -> None:
+        target = self._inside(node, view, rest, held, grouped=True)
+        self._writer.say(f"{target}[...] = {heads}.unflatten(-2, ({rest[-1][3]}, -1))", node)
+
+    def _inside(self, node: Node, view: str, steps: Steps, held: Held | None, *, grouped: bool = False) -> str:
         try:
-            view = writer.places.inside(view, inner, held, writing=True)
+            return self._writer.places.inside(view, steps, held, writing=True, grouped=grouped)
         except Unwritable as error:
             raise refusal(node, str(error)) from None
-        if rest and rest[-1][0] == "heads_grouped" and isinstance(new, (Node, Tensor)):
-            value = f"{value}.unflatten(-2, ({rest[-1][3]}, -1))"
-        writer.say(f"{view}[{index}] = {value}", node)
 
     def _write_computed(self, node: Node, base: Node, steps: Steps, new: Any) -> None:
         writer = self._writer

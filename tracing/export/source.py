@@ -252,6 +252,7 @@ class _Assembly:
             functional="import torch.nn.functional as F\n" if "F." in main else "",
             load="load_file, save_file" if self._writer.tensors else "save_file",
             kind=kind,
+            task="text-generation" if module.can_generate() else "feature-extraction",
             name=quoted(self._name),
             helpers=helpers,
             options=options,
@@ -271,7 +272,7 @@ from pathlib import Path
 
 import nnsight
 import torch
-{functional}from nnsight import LanguageModel
+{functional}from nnsight import TransformersModel
 from safetensors.torch import {load}
 from transformers import AutoTokenizer, {kind}
 
@@ -295,7 +296,7 @@ def main(folder):
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     module = {kind}.from_pretrained(folder, {options}).eval()
-    model = LanguageModel(module, tokenizer=tokenizer)
+    model = TransformersModel(module, tokenizer=tokenizer, task="{task}")
 {constants}
 '''
 _CONSTANTS: Final = '    constants = load_file(HERE.with_suffix(".safetensors"))\n'

@@ -117,7 +117,9 @@ class Places:
         slices = [f"{scope.pad}:" if one else ":" for one in padded[: last + 1]]
         return f"{text}[{', '.join((':', *slices))}]"
 
-    def inside(self, text: str, steps: Steps, held: Held | None = None, *, writing: bool = False) -> str:
+    def inside(
+        self, text: str, steps: Steps, held: Held | None = None, *, writing: bool = False, grouped: bool = False
+    ) -> str:
         """Steps inside a tensor. Raises `Unwritable` for what may copy where a write must reach the whole."""
         for number, step in enumerate(steps):
             kind = step[0]
@@ -126,7 +128,7 @@ class Places:
             elif kind == "rows":
                 text = f"{text}.unflatten(0, ({0 if held is None else held.scope.rows}, -1))"
             elif kind in HEADS:
-                text = heads_text(text, step, grouped=writing and number == len(steps) - 1)
+                text = heads_text(text, step, grouped=grouped and number == len(steps) - 1)
             elif kind == "view":
                 if writing and step[1] in COPYING and number:
                     raise Unwritable(f"{step[1]} may copy there, so that a write would be lost")
@@ -185,6 +187,11 @@ def _has_tensors(value: Any) -> bool:
     if isinstance(value, Mapping):
         return any(map(_has_tensors, value.values()))
     return isinstance(value, (tuple, list)) and any(map(_has_tensors, value))
+
+
+def copies_heads(step: tuple[Any, ...]) -> bool:
+    """Whether heads lie apart in memory, group by group, so that all of them together are a copy."""
+    return bool(step[0] == "heads_grouped" and step[1] == 0)
 
 
 def heads_text(text: str, step: tuple[Any, ...], *, grouped: bool = False) -> str:

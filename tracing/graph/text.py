@@ -4,8 +4,12 @@
     %1 = %0[:, -1]  # notebook.py:4
     %2 = softmax(%1, dim=-1)  # notebook.py:5  → saved
     %3 = write(%0[:, -1], %2)  → transformer.h.5.output [prompt 0]  # notebook.py:6
+
+A site is written as the module's path and what of it; `[prompt 0]` is whose rows, where there are several prompts. A
+write makes a new version of the site that it names behind the arrow.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
@@ -40,19 +44,24 @@ def literal(value: Any, name: Name, constant: Callable[[Tensor], str]) -> str:
     if isinstance(value, Tensor):
         return constant(value)
     if isinstance(value, (tuple, list)):
-        items = [literal(item, name, constant) for item in value]
+        items = ", ".join([literal(item, name, constant) for item in value])
         if isinstance(value, list):
-            return f"[{', '.join(items)}]"
-        return f"({items[0]},)" if len(items) == 1 else f"({', '.join(items)})"
+            return f"[{items}]"
+        return f"({items},)" if len(value) == 1 else f"({items})"
     if isinstance(value, Mapping):
-        pairs = (f"{key!r}: {literal(item, name, constant)}" for key, item in value.items())
+        pairs = (f"{quoted(key)}: {literal(item, name, constant)}" for key, item in value.items())
         return f"{{{', '.join(pairs)}}}"
     if isinstance(value, slice):
         parts = (literal(part, name, constant) for part in (value.start, value.stop, value.step))
         return f"slice({', '.join(parts)})"
+    return _plain(value)
+
+
+def _plain(value: Any) -> str:
+    """A value that holds no others."""
     if value is Ellipsis:
         return "..."
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+    if isinstance(value, float) and not math.isfinite(value):
         return f'float("{value}")'
     if isinstance(value, torch.device):
         return f'torch.device("{value}")'
@@ -60,7 +69,7 @@ def literal(value: Any, name: Name, constant: Callable[[Tensor], str]) -> str:
         return str(value)
     if isinstance(value, str):
         return quoted(value)
-    if value is None or isinstance(value, (bool, int, float)):
+    if value is None or isinstance(value, (bool, int, float, complex)):
         return repr(value)
     raise TypeError(f"a {type(value).__name__} has no text")
 
@@ -118,10 +127,8 @@ def arguments(args: Any, kwargs: Mapping[str, Any], name: Name, constant: Callab
 # -- graphs -----------------------------------------------------------------------------------------------------------
 def graph_text(graph: Graph) -> str:
     """The whole graph, one line a node, the traces of a session apart."""
-    lines: list[str] = []
-    if len(graph.stages) > 1:
-        for stage in graph.stages:
-            lines.append(_stage_text(graph, stage))
+    stages = graph.stages if len(graph.stages) > 1 else ()
+    lines = [_stage_text(graph, stage) for stage in stages]
     return "\n".join((*lines, *(_line(graph, node) for node in graph.nodes)))
 
 
@@ -136,10 +143,10 @@ def _line(graph: Graph, node: Node) -> str:
         notes.append(f"at steps {', '.join(map(str, node.loop.steps))}")
     if node.id in graph.saves:
         name = graph.saves[node.id]
-        notes.append(f"→ saved as {name}" if name else "→ saved")
+        notes.append(f"→ saved as {quoted(name)}" if name else "→ saved")
     if node.line != NOWHERE:
         notes.append(f"# {node.line}")
-    return "  ".join((f"%{node.id} = {_expression(node)}", *notes))
+    return "  ".join((f"%{node.id} = {_expression(node, len(graph.invokes) > 1)}", *notes))
 
 
 def _guards(guard: Guard | None) -> Iterator[str]:
@@ -148,14 +155,14 @@ def _guards(guard: Guard | None) -> Iterator[str]:
         guard = guard.outer
 
 
-def _expression(node: Node) -> str:
+def _expression(node: Node, several: bool) -> str:
     if node.op == "site":
-        return f"site {_site(node.args[0])}"
+        return f"site {_site(node.args[0], several)}"
     if node.op == "part":
         return _steps(node.args[0], node.args[1])
     if node.op == "write":
         base, steps, new, site = node.args
-        reached = "" if site is None else f"  → {_site(site)}"
+        reached = "" if site is None else f"  → {_site(site, several)}"
         return f"write({_steps(base, steps)}, {_value(new)}){reached}"
     if node.op == "grad":
         return f"{_steps(node.args[1], node.args[2])}.grad of backward {node.args[0].step}"
@@ -170,22 +177,22 @@ def _expression(node: Node) -> str:
     if node.op == "stop":
         return "stop"
     if node.op == "getitem" and len(node.args) == 2:
-        return f"{_value(node.args[0])}[{index_text(node.args[1], _name, _any)}]"
+        return f"{_value(node.args[0])}[{index_text(node.args[1], _name, _value)}]"
     if node.op in SYMBOLS and len(node.args) == 2 and not node.kwargs:
         return f"{_value(node.args[0])} {SYMBOLS[node.op]} {_value(node.args[1])}"
     given = [_value(value) for value in node.args] + [f"{key}={_value(item)}" for key, item in node.kwargs.items()]
     return f"{node.op}({', '.join(given)})"
 
 
-def _site(site: Site) -> str:
+def _site(site: Site, several: bool) -> str:
     if site.kind == "grad":
         return f"gradient of {site.path.split('.')[0]}, backward {site.step}"
-    return f"{site} [{'whole batch' if site.invoke is None else f'prompt {site.invoke}'}]"
+    return f"{site} [prompt {site.invoke}]" if several else str(site)
 
 
 def _steps(base: Node, steps: tuple[Any, ...]) -> str:
     shown = tuple(step for step in steps if step[0] not in ("main", "logits"))
-    return steps_text(f"%{base.id}", shown, _name, _any)
+    return steps_text(f"%{base.id}", shown, _name, _value)
 
 
 def _name(node: Node) -> str:
@@ -194,13 +201,10 @@ def _name(node: Node) -> str:
 
 def _tensor(tensor: Tensor) -> str:
     kind = str(tensor.dtype).removeprefix("torch.")
-    if tensor.dim() == 0 or (tensor.numel() <= _MOST_LITERALS and not tensor.is_floating_point() and not tensor.is_meta):
+    short = tensor.dim() == 0 or (tensor.numel() <= _MOST_LITERALS and not tensor.is_floating_point())
+    if short and not tensor.is_meta:
         return f"tensor({tensor.tolist()})"
     return f"tensor<{kind} {list(tensor.shape)}>"
-
-
-def _any(value: Any) -> str:
-    return _value(value)
 
 
 def _value(value: Any) -> str:
