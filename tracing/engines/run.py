@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from tracing.engines.gradients import Carriers, total
+from tracing.engines.memory import MAY_SHARE, is_made, may_lie_in
 from tracing.engines.notes import annotate
 from tracing.engines.program import Forward, Place, Program
 from tracing.engines.rows import Scope, kept, own
 from tracing.engines.visit import Part, Visit, owned
 from tracing.errors import CausalityError, NotSavedError
-from tracing.graph.lens import get, put
+from tracing.graph.lens import Steps, get, put
 from tracing.graph.nodes import Guard, Node, Site, substitute
 from tracing.graph.ops import TABLE
 from tracing.graph.recorder import Cell
@@ -52,6 +53,8 @@ class Run:
         self.cells = cells
         self.env: dict[Node, Any] = {}
         self.uses = {node: len(users) for node, users in program.users.items()}
+        self.fresh: set[Node] = set()
+        """Writes to computed values whose result is in memory of its own."""
         self.waiting = {node: len(node.deps) for node in program.nodes}
         self.ready: list[tuple[int, Node]] = []
         self.visits: dict[Place, Visit] = {}
@@ -137,6 +140,8 @@ class Run:
                 annotate(error, node, self.env)
                 self.failed = error
                 raise
+        if self.visits and node.op in MAY_SHARE:
+            self._borrow(node, value)
         if self.carriers is not None and node in self.carriers.asked and value is not SKIPPED:
             value = self.carriers.carry(node, value, self._visit_of(node))
         self.env[node] = value
@@ -146,11 +151,15 @@ class Run:
         number = self.program.saved.get(node)
         if number is None:
             return
-        cell = self.cells[number]
-        if value is not SKIPPED:
-            cell.value = kept(value.whole() if isinstance(value, Part) else value, cell.device, cell.dtype)
-        else:
-            cell.error = self._why_absent(node)
+        cell: Cell | None = self.cells[number]
+        if type(value) is Part:
+            value = value.whole()
+        while cell is not None:
+            if value is not SKIPPED:
+                cell.value = kept(value, cell.device, cell.dtype)
+            else:
+                cell.error = self._why_absent(node)
+            cell = cell.next
 
     def _why_absent(self, node: Node) -> Exception:
         """Why a value does not exist: the first cause among what it needs."""
@@ -209,48 +218,79 @@ class Run:
 
     def _passed_over(self, node: Node) -> Any:
         """A write whose condition does not hold leaves the value as it was; everything else has no value."""
-        return self.env[node.args[0]] if node.op in ("write", "append") else SKIPPED
+        if node.op not in ("write", "append"):
+            return SKIPPED
+        value = self.env[node.args[0]]
+        self._borrow(node, value)
+        return value
 
     # -- structural nodes ---------------------------------------------------------------------------------------------
     def _site(self, node: Node) -> Any:
         site = node.args[0]
         visit = self.visits[site.path, site.kind]
-        visit.nodes.append(node)
+        visit.nodes[node] = None
         return Part(visit.raw, self.scope_of(site))
 
     def _part(self, node: Node) -> Any:
         base, steps = node.args
         value = self.env[base]
         site = base.site
-        if site is not None and (site.path, site.kind) in self.visits:
-            self.visits[site.path, site.kind].nodes.append(node)
-        return value.get(steps) if type(value) is Part else get(value, steps)
+        found = value.get(steps) if type(value) is Part else get(value, steps)
+        if site is None:
+            self._borrow(node, found)
+        elif (site.path, site.kind) in self.visits:
+            self.visits[site.path, site.kind].nodes[node] = None
+        return found
 
     def _write(self, node: Node) -> Any:
         base, steps, new, site = node.args
         before = self.env[base]
+        visit = None if site is None else self.visits.get((site.path, site.kind))
+        if visit is not None and visit.will_write_in_place():
+            self._let_go(visit, writing=node)  # before the new value is taken: it may lie in what is written to
         new = substitute(new, self)
         if node.deps != (base,):  # the steps may name nodes too
             steps = substitute(steps, self)
         if new is SKIPPED or before is SKIPPED:
+            self._borrow(node, before)
             return before
         if site is None:
-            last = self.uses[base] == 1 and base.op == "write" and base not in self.program.saved
-            return put(before, steps, new, owned=last)
-        visit = self.visits.get((site.path, site.kind))
+            return self._put(node, before, steps, new)
         if visit is None:
             raise CausalityError(
                 f"The write at {node.line} to {site} needs a value that the model computes only after that site.",
                 remedy="Read it in a trace before, or from another prompt of the same trace.",
             )
-        if visit.will_write_in_place():
-            self._let_go(visit, writing=node)
         steps = (*before.inner, *steps) if isinstance(before, Part) else steps
-        part = visit.write(self.scope_of(site), steps, new)
+        given = is_made(node.args[2]) and self._only_user(node.args[2])
+        part = visit.write(self.scope_of(site), steps, new, given=given)
         if site.in_place:
             visit.into_stream(steps)
-        visit.nodes.append(node)
+        visit.nodes[node] = None
         return part
+
+    def _put(self, node: Node, before: Any, steps: Steps, new: Any) -> Any:
+        """A new version of a computed value."""
+        base = node.args[0]
+        # In the memory of the version before only if nothing ever looked at that, for a look may be a view of it.
+        last = base in self.fresh and self._only_user(base) and base not in self.program.saved
+        value = put(before, steps, new, owned=last)
+        if isinstance(value, Tensor) and value is not new:
+            self.fresh.add(node)
+        else:
+            self._borrow(node, value)
+        return value
+
+    def _only_user(self, node: Node) -> bool:
+        """Whether the value has one user, and autograd none."""
+        return len(self.program.users[node]) == 1 and self.carriers is None
+
+    def _borrow(self, node: Node, value: Any) -> None:
+        """A value in memory of a visit's value may share it with the model, too."""
+        for visit in self.visits.values():
+            for dependency in node.deps:
+                if dependency in visit.nodes and may_lie_in(value, self.env[dependency]):
+                    visit.nodes[node] = None
 
     def scope_of(self, site: Site) -> Scope | None:
         if self.model.attached and self.model.is_attached(site.path):
@@ -312,12 +352,12 @@ class Run:
 
     def _module(self, node: Node) -> Any:
         path, args, kwargs = node.args
-        module = self.model.submodule(path)
+        module = self.model.submodule(path)  # called on copies, as it may work in place
         # The model's own modules are visited when its forward passes them; attached ones only where they are called.
         before, self.quiet = self.quiet, not self.model.is_attached(path)
         outer, self.caller = self.caller, None if self.quiet else node
         try:
-            return module(*substitute(args, self), **substitute(kwargs, self))
+            return module(*own(substitute(args, self)), **own(substitute(kwargs, self)))
         finally:
             self.quiet, self.caller = before, outer
 
@@ -326,14 +366,20 @@ class Run:
 
     def _apply(self, node: Node) -> Any:
         function, args, kwargs = node.args
-        return function(*substitute(args, self), **substitute(kwargs, self))
+        # Copies: what it changes in place is none of the model's, nor of what was saved.
+        return function(*own(substitute(args, self)), **own(substitute(kwargs, self)))
 
     def _list(self, node: Node) -> Any:
-        return [value for value in substitute(node.args[0], self) if value is not SKIPPED]
+        return self._apart(node, [value for value in substitute(node.args[0], self) if value is not SKIPPED])
 
     def _append(self, node: Node) -> Any:
         values, new = self[node.args[0]], substitute(node.args[1], self)
-        return values if new is SKIPPED else [*values, new]
+        return values if new is SKIPPED else [*values, self._apart(node, new)]
+
+    def _apart(self, node: Node, new: Any) -> Any:
+        """What a list gets, for longer than a visit."""
+        held = any(dependency in visit.nodes for visit in self.visits.values() for dependency in node.deps)
+        return own(new) if held else new
 
     def _stop(self, node: Node) -> Any:
         self.stopped = True
@@ -396,9 +442,12 @@ class Run:
 
     def _let_go(self, visit: Visit, writing: Node | None = None) -> None:
         """Give values that are still needed memory of their own, before the model or a write changes it."""
-        for node in visit.nodes:
-            if node in self.env and self.uses[node] > (node in (writing.deps if writing else ())):
-                self.env[node] = owned(self.env[node])
+        env, uses = self.env, self.uses
+        base = None if writing is None else writing.args[0]
+        for node in list(visit.nodes):
+            if node in env and uses[node] > (node is base):
+                env[node] = owned(env[node])
+                del visit.nodes[node]
         if writing is None:
             visit.nodes.clear()
 
