@@ -108,6 +108,12 @@ class Gradients:
         site = Site(stage, target.invoke, f"%{target.id}.{len(self._bases)}", "grad", number)
         return recorder.add("grad", (site, target, steps)), site
 
+    def back_to(self, count: int, nodes: int) -> None:
+        """Forget the backwards from the `count`th on, and all that belongs to nodes from the `nodes`th on."""
+        self.count, self.scope = count, None
+        self.bare = [number for number in self.bare if number < count]
+        self._bases = {key: base for key, base in self._bases.items() if key[0].id < nodes and base.node.id < nodes}
+
     def refuse_generation(self) -> None:
         """Raises `GradientError` while tokens are generated: transformers generates without autograd."""
         stage = self._recorder.stage

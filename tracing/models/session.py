@@ -40,6 +40,7 @@ class Session:
         try:
             if error is None:
                 self.recorder.finish()
+                _require_whole(self.recorder.graph)
                 execute(self.model, self.recorder.graph, self.recorder.cells)
         finally:
             self._pop()
@@ -49,6 +50,19 @@ class Session:
     def graph(self) -> Graph:
         """The recorded program of all traces."""
         return self.recorder.graph
+
+
+def _require_whole(graph: Graph) -> None:
+    """Raises `RecordError` where the program uses a value of a trace that is no part of it."""
+    nodes = graph.nodes
+    for node in nodes:
+        for used in node.deps:
+            if used.id >= len(nodes) or nodes[used.id] is not used:
+                raise RecordError(
+                    f"The value used at {node.line} is of a trace whose block ended with an error, so that it is no "
+                    f"part of the session (it was recorded at {used.line}).",
+                    remedy="Record it in a trace whose block comes to its end.",
+                )
 
 
 def require_attached(session: "Model", traced: "Model", line: Line) -> None:

@@ -51,6 +51,7 @@ class Tracer:
             )
         if self._in_session:
             require_attached(recorder.model, self.model, self._line)
+            self._mark = recorder.mark()
         recorder.stage = Stage(len(recorder.graph.stages), self._mode, self._given.forward, self._line)
         recorder.graph.stages.append(recorder.stage)
         self._pop: Callable[[], None] = push(recorder)
@@ -60,7 +61,7 @@ class Tracer:
             if self._inputs or self._given.inputs:
                 self._begin_invoke(self._inputs, self._given.inputs)
         except BaseException:
-            self._leave()
+            self._leave(failed=True)
             raise
         return self
 
@@ -73,18 +74,23 @@ class Tracer:
             if error is None and not self._in_session:
                 self.recorder.finish()
                 self._run()
+        except BaseException as raised:
+            error = raised
+            raise
         finally:
-            self._leave()
+            self._leave(failed=error is not None)
 
     def _run(self) -> None:
         execute(self.model, self.recorder.graph, self.recorder.cells)
 
-    def _leave(self) -> None:
+    def _leave(self, *, failed: bool) -> None:
         self._pop()
         self.recorder.validator = None  # the next trace of a session may not be checked
         self.recorder.end_stage()
         if not self._in_session:
             self.recorder.close()
+        elif failed:  # whoever catches the error goes on with a session without this trace
+            self.recorder.back_to(self._mark)
 
     def __del__(self) -> None:
         if not getattr(self, "_entered", True):

@@ -1,5 +1,7 @@
 """Wrappers of one module: names that are set on them, edited copies, what sessions make of those."""
 
+from contextlib import suppress
+
 import pytest
 import torch
 from torch import nn
@@ -7,7 +9,7 @@ from torch import nn
 from tests import zoo
 from tests.unit.tracing.seed import support
 from tracing import LanguageModel, Model
-from tracing.errors import PathError, RecordError, SiteError
+from tracing.errors import NotSavedError, PathError, RecordError, SiteError
 
 IDS = zoo.ids(1, 5)
 
@@ -133,3 +135,54 @@ def test_a_session_refuses_a_trace_with_modules_that_it_does_not_have() -> None:
         edited.trace(IDS),
     ):
         pass
+
+
+# -- sessions ----------------------------------------------------------------------------------------------------------
+def test_a_trace_whose_error_is_caught_is_no_part_of_the_session(tiny: LanguageModel) -> None:
+    with tiny.trace(IDS):
+        intact = tiny.output.save()
+        logits = tiny.lm_head.output
+        logits.sum().backward()
+        slope = tiny.transformer.h[1].output.grad.save()
+    with tiny.session() as session:
+        with tiny.trace(IDS):
+            before = tiny.transformer.h[0].output.save()
+        with pytest.raises(ValueError, match="mine"), tiny.trace(IDS):
+            tiny.transformer.h[0].output[:] = 0
+            failed = tiny.output.save()
+            tiny.transformer.h[1].output.retain_grad()
+            tiny.output.sum().backward()
+            raise ValueError("mine")
+        with tiny.trace(IDS):
+            found = tiny.output.save()
+            hidden = tiny.transformer.h[1].output
+            tiny.output.sum().backward()
+            gradient = hidden.grad.save()
+    assert [stage.index for stage in session.graph.stages] == [0, 1]
+    assert torch.allclose(found, intact)
+    assert torch.allclose(gradient, slope)
+    assert before.shape == (1, 5, 32)
+    with pytest.raises(NotSavedError, match="did not run to its end"):
+        failed.sum()
+
+
+def test_a_value_of_a_failed_trace_is_refused_by_the_session(tiny: LanguageModel) -> None:
+    with pytest.raises(RecordError, match=r"whose block ended with an error"), tiny.session():
+        with suppress(ValueError), tiny.trace(IDS):
+            hidden = tiny.transformer.h[0].output
+            raise ValueError
+        with tiny.trace(IDS):
+            tiny.transformer.h[1].output[:] = hidden
+            tiny.output.save()
+
+
+def test_a_value_changed_in_a_failed_trace_is_refused_by_the_session(tiny: LanguageModel) -> None:
+    with pytest.raises(RecordError, match=r"whose block ended with an error"), tiny.session():
+        with tiny.trace(IDS):
+            hidden = tiny.transformer.h[0].output * 2
+        with suppress(ValueError), tiny.trace(IDS):
+            hidden += 1
+            raise ValueError
+        with tiny.trace(IDS):
+            tiny.transformer.h[1].output[:] = hidden
+            tiny.output.save()
