@@ -14,9 +14,10 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from tracing.engines.fakes import NO_NUMBERS, as_fake, counts_kept, fake_mode, numberless, unchanged
 from tracing.engines.hooking import hooked
 from tracing.engines.local import assign_rows, copies_of
-from tracing.engines.order import NO_NUMBERS, as_fake, counts_kept, fake_mode, first_call, unchanged
+from tracing.engines.order import first_call
 from tracing.engines.program import Forward, Place, Program
 from tracing.engines.rows import mapped
 from tracing.engines.run import SKIPPED, Enough, Run
@@ -68,7 +69,11 @@ class Rehearsal(Run):
 
     @contextmanager
     def _modes(self) -> Iterator[None]:
-        with torch.inference_mode(False), torch.set_grad_enabled(self.program.differentiates), self._mode:
+        with (
+            torch.inference_mode(False),
+            torch.set_grad_enabled(self.program.differentiates),
+            numberless(self._mode),
+        ):
             yield
 
     # -- forwards -----------------------------------------------------------------------------------------------------
@@ -178,10 +183,13 @@ class Rehearsal(Run):
         if value is SKIPPED:
             self.unknown += 1
             return
-        dtype = self.cells[number].dtype if number in self.cells else None
-        for tensor in _tensors(value.whole() if isinstance(value, Part) else value):
-            size = dtype.itemsize if dtype is not None and tensor.is_floating_point() else tensor.element_size()
-            self.saved_bytes += tensor.numel() * size
+        tensors = _tensors(value.whole() if isinstance(value, Part) else value)
+        cell: Cell | None = self.cells.get(number) or Cell(node.line)
+        while cell is not None:
+            for tensor in tensors:
+                kind = tensor.dtype if cell.dtype is None or not tensor.is_floating_point() else cell.dtype
+                self.saved_bytes += tensor.numel() * kind.itemsize
+            cell = cell.next
 
     def _count(self) -> None:
         alive = {

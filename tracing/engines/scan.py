@@ -20,19 +20,10 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from tracing.engines.attention import KINDS
+from tracing.engines.fakes import NO_NUMBERS, as_fake, fake_mode, numberless, unchanged
 from tracing.engines.kernel_checks import check_call, check_fits, check_index
 from tracing.engines.notes import annotate
-from tracing.engines.order import (
-    NO_NUMBERS,
-    Insides,
-    Passage,
-    as_fake,
-    fake_forward,
-    fake_mode,
-    first_call,
-    unchanged,
-    watched,
-)
+from tracing.engines.order import Insides, Passage, fake_forward, first_call, watched
 from tracing.engines.rows import Scope, mapped
 from tracing.errors import SiteNotReachedError, TraceError
 from tracing.graph.lens import Steps, get, put
@@ -99,16 +90,18 @@ class Scan:
         """Give saved values their shapes, as tensors on the "meta" device."""
         for stage in self._whole:
             self._require_all_prompts(stage)
-        for number, cell in cells.items():
-            node = self._graph.nodes[number]
-            value = self.value(node)
-            if value is UNKNOWN:
-                cell.error = TraceError(
-                    f"The value saved at {cell.line} depends on numbers, so a scan does not know its shape.",
-                    remedy="Use model.trace to compute it.",
-                )
-            else:
-                cell.value = mapped(value, _on_meta)
+        for number, first in cells.items():
+            value = self.value(self._graph.nodes[number])
+            cell: Cell | None = first
+            while cell is not None:
+                if value is UNKNOWN:
+                    cell.error = TraceError(
+                        f"The value saved at {cell.line} depends on numbers, so a scan does not know its shape.",
+                        remedy="Use model.trace to compute it.",
+                    )
+                else:
+                    cell.value = mapped(value, _on_meta)
+                cell = cell.next
 
     def value(self, node: Node) -> Any:
         """The fake value of a node, `UNKNOWN` where it depends on numbers. Raises what its operation raises."""
@@ -133,7 +126,7 @@ class Scan:
         if value is UNKNOWN or not steps:
             return value
         try:
-            with torch.no_grad(), self._mode:
+            with torch.no_grad(), numberless(self._mode):
                 return get(value, self._fake(self._steps(node, steps)))
         except NO_NUMBERS:
             return UNKNOWN
@@ -151,7 +144,7 @@ class Scan:
             return UNKNOWN
         operation = TABLE.get(node.op)
         try:
-            with torch.no_grad(), self._mode:
+            with torch.no_grad(), numberless(self._mode):
                 if operation is None:
                     handler = self._structural.get(node.op)
                     return UNKNOWN if handler is None else handler(node)

@@ -102,7 +102,7 @@ class Proxy(Operators):
         if not self._base.recorder.open:
             return self.value
         cell = self._base.recorder.save(self._node())
-        if self._cell is not None and self._cell is not cell:
+        if self._cell is not None:
             self._leave_to_twin(self._cell)
         self._cell = cell
         saved = Saved.of(self)
@@ -110,7 +110,7 @@ class Proxy(Operators):
         return saved
 
     def _leave_to_twin(self, cell: Cell) -> None:
-        """What was saved of an older version keeps that value: it stands for a proxy of its own from here on."""
+        """What was saved before keeps its value and its memory: it stands for a proxy of its own from here on."""
         twin = object.__new__(type(self))
         for kind in type(self).__mro__:
             for name in vars(kind).get("__slots__", ()):

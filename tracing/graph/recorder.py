@@ -43,7 +43,7 @@ _stack: ContextVar[tuple["Recorder", ...]] = ContextVar("tracing_recorders", def
 class Cell:
     """Where a saved value arrives when the graph has run."""
 
-    __slots__ = ("device", "dtype", "error", "faces", "line", "value")
+    __slots__ = ("device", "dtype", "error", "faces", "line", "next", "value")
 
     def __init__(self, line: Line) -> None:
         self.line = line
@@ -53,13 +53,28 @@ class Cell:
         self.error: Exception | None = None
         self.faces: list[Saved] = []
         """What `.save()` returned for it."""
+        self.next: Cell | None = None
+        """Where the same value was saved once more: each has a copy of its own."""
 
     def publish(self) -> None:
         """The run has ended: let the saved objects have their value's memory."""
-        if self.value is not _UNSET:
-            for saved in self.faces:
-                publish(saved, self.value)
-        self.faces = []
+        cell: Cell | None = self
+        while cell is not None:
+            if cell.value is not _UNSET:
+                for saved in cell.faces:
+                    publish(saved, cell.value)
+            cell = cell.next
+
+    def close(self) -> None:
+        """Nothing is recorded any more: what the user keeps of a value no longer leads to its program."""
+        cell: Cell | None = self
+        while cell is not None:
+            for saved in cell.faces:
+                proxy = saved._proxy
+                object.__setattr__(proxy, "_base", ENDED)
+                object.__setattr__(proxy, "_memo", None)
+            cell.faces = []
+            cell = cell.next
 
     @property
     def filled(self) -> bool:
@@ -249,11 +264,15 @@ class Recorder:
         base.version += 1
 
     def save(self, node: Node) -> Cell:
-        """Mark a node as saved."""
-        cell = self.cells.get(node.id)
-        if cell is None:
-            cell = self.cells[node.id] = Cell(user_line())
+        """Mark a node as saved; where it is already, there are two copies of it in the end."""
+        cell, last = Cell(user_line()), self.cells.get(node.id)
+        if last is None:
+            self.cells[node.id] = cell
             self.graph.saves[node.id] = ""
+            return cell
+        while last.next is not None:
+            last = last.next
+        last.next = cell
         return cell
 
     def keep_as(self, proxy: "Proxy", device: Any, dtype: torch.dtype | None) -> None:
@@ -262,14 +281,13 @@ class Recorder:
         if cell is not None:
             cell.device, cell.dtype = device, dtype
 
-    def save_instead(self, cell: Cell, node: Node) -> Cell:
-        """Let a cell receive a newer version of its value."""
-        for number, known in list(self.cells.items()):
-            if known is cell:
-                del self.cells[number], self.graph.saves[number]
-        self.cells[node.id] = cell
-        self.graph.saves[node.id] = ""
-        return cell
+    def save_instead(self, before: Node, node: Node) -> None:
+        """Let the cells of a node receive a newer version of its value."""
+        cell = self.cells.pop(before.id, None)
+        if cell is not None:
+            del self.graph.saves[before.id]
+            self.cells[node.id] = cell
+            self.graph.saves[node.id] = ""
 
     @contextmanager
     def looping(self, loop: Loop) -> Iterator[None]:
@@ -284,6 +302,21 @@ class Recorder:
             loop.carried.extend((before, base.node) for base, before in self._loop_bases.items())
             self.loop, self._loop_bases, self._sites = None, {}, sites
 
+    def mark(self) -> tuple[int, ...]:
+        """How far the program has come, for `back_to`."""
+        graph, gradients = self.graph, self.gradients
+        return len(graph.nodes), len(graph.stages), len(graph.invokes), len(self.retained), gradients.count
+
+    def back_to(self, mark: tuple[int, ...]) -> None:
+        """Forget what was recorded since: a trace of a session whose block ended with an error."""
+        graph = self.graph
+        nodes, stages, invokes, retained, backwards = mark
+        for number in [number for number in graph.saves if number >= nodes]:
+            del graph.saves[number], self.cells[number]
+        self._sites = {site: base for site, base in self._sites.items() if site.stage < stages}
+        self.gradients.back_to(backwards, nodes)
+        del graph.nodes[nodes:], graph.stages[stages:], graph.invokes[invokes:], self.retained[retained:]
+
     def finish(self) -> None:
         """Record what the end of the block implies: gradients that were retained are saved."""
         if self.gradients.count:
@@ -293,12 +326,26 @@ class Recorder:
     def close(self) -> None:
         """Nothing can be recorded any more; what the recording needed is let go."""
         self.open = False
-        self.model = None  # a value that a user keeps keeps its recorder, and must not keep the model
+        self.model = None  # a value that a user keeps must keep neither the model
+        for cell in self.cells.values():  # nor the other values and the constants of its program
+            cell.close()
+        for base in self._sites.values():
+            base.recorder, base.node = ENDED.recorder, ENDED.node
         self.retained = []
         self._sites = {}
         self._loop_bases = {}
         self._constants = {}
         self.validator = None
+
+
+def _ended() -> Base:
+    recorder = Recorder(None)
+    recorder.open = False
+    return Base(recorder, Node(0, "list", (), {}))
+
+
+ENDED: Final = _ended()
+"""What a saved value is based on once its program has run."""
 
 
 def push(recorder: Recorder) -> Callable[[], None]:

@@ -105,7 +105,6 @@ class ListProxy(Proxy):
         """Add a value; one that never comes (a step after the end of a text) is left out."""
         base = self._live()
         recorder = base.recorder
-        node = recorder.add("append", (base.node, recorder.encode(value)))
+        before, node = base.node, recorder.add("append", (base.node, recorder.encode(value)))
         recorder.advance(base, node)
-        if self._cell is not None:  # saved before it was filled: it is the filled list that is wanted
-            self._cell = recorder.save_instead(self._cell, node)
+        recorder.save_instead(before, node)  # saved before it was filled: it is the filled list that is wanted
