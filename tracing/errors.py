@@ -107,6 +107,12 @@ class GraphFormatError(TraceError, ValueError):
     code = "graph_invalid"
 
 
+class ExportError(TraceError):
+    """A graph says something that a script of another library cannot."""
+
+    code = "not_exportable"
+
+
 class UnusedValueWarning(UserWarning):
     """A value was computed in a trace, yet neither saved nor used: usually a write that was meant for the model."""
 

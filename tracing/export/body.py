@@ -51,16 +51,18 @@ class Body:
                 elif node.op in self._writers:
                     self._writers[node.op](node)
                 else:
-                    raise refusal(node, f"there are no words for {node.op!r}")
+                    raise refusal(node, f"there are no words for {node.op!r}", "Say it with operations of torch.")
             except TypeError as error:
-                raise refusal(node, f"one of its arguments is an object ({error})") from None
+                raise refusal(
+                    node, f"one of its arguments is an object ({error})", "Give tensors, numbers, text and lists."
+                ) from None
 
     # -- computed values ----------------------------------------------------------------------------------------------
     def _operation(self, node: Node) -> None:
         try:
             expression = self.writer.expressions.of(node)
         except LookupError:
-            raise refusal(node, f"{node.op!r} is no function of torch") from None
+            raise refusal(node, f"{node.op!r} is no function of torch", "Say it with operations of torch.") from None
         self.writer.assign(node, expression, f"{operation_name(node)}_{node.id}")
         self.writer.make_leaf(node)
 

@@ -10,7 +10,7 @@ import torch
 
 from tracing.engines.order import Insides, Moment, Passage, fake_forward, watched
 from tracing.engines.program import Forward, Program
-from tracing.errors import TraceError
+from tracing.errors import ExportError
 from tracing.export.values import Scope
 from tracing.graph.nodes import Node, Site
 from tracing.models.batching import Batch, Rows
@@ -23,13 +23,7 @@ AFTER: Final = float("inf")
 """Step of what is known when a forward has ended."""
 
 
-class ExportError(TraceError):
-    """A graph says something that a script of another library cannot."""
-
-    code = "not_exportable"
-
-
-def refusal(node: Node, why: str, remedy: str = "") -> ExportError:
+def refusal(node: Node, why: str, remedy: str) -> ExportError:
     """The error for one node."""
     return ExportError(
         f"Node %{node.id} ({node.site or node.op}, recorded at {node.line}) cannot be exported: {why}.",
@@ -110,7 +104,7 @@ class Facts:
         path, passed = self._place(site)
         moment = (path, kind or passed, 0)
         if moment not in self.moments:
-            raise refusal(node, "the forward does not pass it")
+            raise refusal(node, "the forward does not pass it", "Leave it out; running the trace names near sites.")
         return moment
 
 

@@ -4,7 +4,7 @@ nnsight runs a block as it stands and wants values in the forward's order, so no
 """
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -14,9 +14,7 @@ from tracing.export.facts import AFTER, BEFORE, Facts, Key, refusal
 from tracing.graph.nodes import Guard, Node
 from tracing.graph.ops import TABLE
 
-REFUSED: Mapping[str, str] = {
-    "apply": "tracer.apply holds a Python function, which a script cannot quote",
-}
+OWN_MODULE = "Export the model's part, and call your module on what the script saves."
 
 
 class Home(NamedTuple):
@@ -64,15 +62,19 @@ class Plan:
         absent: set[Node] = set()
         found = []
         for node in nodes:
-            if node.op in REFUSED:
-                raise refusal(node, REFUSED[node.op])
+            if node.op == "apply":
+                raise refusal(
+                    node,
+                    "tracer.apply holds a Python function, which a script cannot quote",
+                    "Use operations of torch instead, or save the value and call the function after the script.",
+                )
             if node.op == "site":
                 self._check_site(node)
                 if node.kwargs and not self.forward_of[node.args[0].invoke].passes(node.args[0]):
                     absent.add(node)
                     continue
             if node.op == "module" and self.model.is_attached(node.args[0]):
-                raise refusal(node, f"{node.args[0]} is a module of your own, which the script has no weights of")
+                raise refusal(node, f"{node.args[0]} is a module of your own, whose weights it has not", OWN_MODULE)
             if not absent.isdisjoint(node.deps) and node.op not in ("write", "append", "list"):
                 absent.add(node)
                 continue
@@ -97,7 +99,7 @@ class Plan:
                 "Give prompts of one length, or each a trace of its own.",
             )
         if self.model.is_attached(site.path):
-            raise refusal(node, f"{site.path} lies in a module of your own, which the script has no weights of")
+            raise refusal(node, f"{site.path} is in a module of your own, whose weights it has not", OWN_MODULE)
 
     # -- order --------------------------------------------------------------------------------------------------------
     def _needs(self, node: Node) -> tuple[Node, ...]:

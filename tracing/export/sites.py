@@ -1,7 +1,7 @@
 """Statements for places of a forward: reading them and their parts, writing to them, skipping modules."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from torch import Tensor
 
@@ -11,6 +11,8 @@ from tracing.export.values import FIRST, LOGITS, Held, Unwritable, copies_heads
 from tracing.export.writer import Writer
 from tracing.graph.lens import Steps, first_name
 from tracing.graph.nodes import Node, Site, nodes_in
+
+WRITE_A_PART: Final = "Write to a tensor that the site holds: an item by its number, a field by its name."
 
 
 class Sites:
@@ -64,7 +66,7 @@ class Sites:
             try:
                 whole = writer.places.rebuilt(variable, held.value, prefix, copy)
             except Unwritable as error:
-                raise refusal(node, str(error)) from None
+                raise refusal(node, str(error), WRITE_A_PART) from None
             writer.say(f"{variable} = {whole}", node)
         writer.say(f"{held.target} = {variable}", node)
 
@@ -192,11 +194,15 @@ class Sites:
         """Give the model the new version, and hold it."""
         writer, site = self._writer, node.args[3]
         if site.kind == "result":
-            raise refusal(node, "the ids of a generation have been made when they are known")
+            raise refusal(
+                node,
+                "the ids of a generation have been made when they are known",
+                "Write to its steps' model.output.",
+            )
         try:
             whole = writer.places.rebuilt(held.text, held.value, prefix, variable)
         except Unwritable as error:
-            raise refusal(node, str(error)) from None
+            raise refusal(node, str(error), WRITE_A_PART) from None
         if site.in_place:
             writer.say(f"{where}.copy_({variable})", node)
         elif prefix or not variable.isidentifier():
@@ -237,7 +243,7 @@ class Sites:
         try:
             return self._writer.places.inside(view, steps, held, writing=True, grouped=grouped)
         except Unwritable as error:
-            raise refusal(node, str(error)) from None
+            raise refusal(node, str(error), WRITE_A_PART) from None
 
     def _write_computed(self, node: Node, base: Node, steps: Steps, new: Any) -> None:
         writer = self._writer

@@ -22,9 +22,9 @@ import safetensors.torch
 from torch import Tensor
 
 from tracing.engines.program import compile_graph
-from tracing.errors import UnusedValueWarning
+from tracing.errors import ExportError, UnusedValueWarning
 from tracing.export.body import Body
-from tracing.export.facts import ExportError, Facts, facts_of
+from tracing.export.facts import Facts, facts_of
 from tracing.export.plan import Home, Plan
 from tracing.export.writer import Guards, Statement, Writer
 from tracing.graph.nodes import Graph
@@ -74,8 +74,9 @@ def to_nnsight_source(graph: Graph, model: Any = None, *, model_name: str | None
     rules = getattr(model, "rules", None)
     if rules is None or rules.encoder_decoder:
         raise ExportError(
-            "Only graphs of decoders and encoders are exported: the script loads a text model by its name.",
-            remedy="Wrap the model as a LanguageModel.",
+            f"Graphs of {type(model.module).__name__} cannot be exported: a script loads a text model by its name, and "
+            "nnsight pads no encoder-decoder's prompts.",
+            remedy="Export a trace of a LanguageModel, of a decoder or an encoder.",
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnusedValueWarning)
@@ -161,7 +162,8 @@ class _Assembly:
             return ", ".join(f"{name}={self._writer.expressions.value(value)}" for name, value in options.items())
         except TypeError as error:
             raise ExportError(
-                f"An option of the trace at {facts.forward.stage.line} cannot be exported: {error}."
+                f"An option of the trace at {facts.forward.stage.line} cannot be exported: {error}.",
+                remedy="Give numbers, text and tensors as options.",
             ) from None
 
     # -- traces -------------------------------------------------------------------------------------------------------

@@ -114,7 +114,7 @@ class Writer:
         try:
             return self.places.read(held, steps)
         except Unwritable as error:
-            raise refusal(self._node, str(error)) from None
+            raise refusal(self._node, str(error), "Read its tensors one by one.") from None
 
     def copied(self, value: Any) -> str:
         """An argument in memory of its own, where the model may change it later."""
