@@ -209,6 +209,8 @@ def _set_logits(value: Any, step: Step, new: Any) -> Any:
 
 
 def _view(value: Any, step: Step) -> Any:
+    if isinstance(value, (tuple, list, Mapping)):
+        raise TypeError(f"a {type(value).__name__} lies there, not a tensor: index it before {step[1]}")
     return TABLE[step[1]].function(value, *step[2], **step[3])
 
 
