@@ -354,7 +354,13 @@ def push(recorder: Recorder) -> Callable[[], None]:
     _stack.set((*before, recorder))
 
     def undo() -> None:
-        _stack.set(before)
+        # Blocks need not close in the order in which they opened (generators, ExitStack.pop_all): only this one goes.
+        stack = list(_stack.get())
+        for place in reversed(range(len(stack))):
+            if stack[place] is recorder:
+                del stack[place]
+                break
+        _stack.set(tuple(stack))
 
     return undo
 
@@ -362,6 +368,6 @@ def push(recorder: Recorder) -> Callable[[], None]:
 def current(model: Any = None) -> Recorder | None:
     """The innermost recorder (of this model)."""
     for recorder in reversed(_stack.get()):
-        if model is None or recorder.model.origin is model:
+        if recorder.open and (model is None or recorder.model.origin is model):
             return recorder
     return None
