@@ -21,6 +21,7 @@ def settle(run: "Run", forward: "Forward") -> None:
         return
     if not run.stopped:
         never = [node for node in left if not (node.kwargs.get("optional") or _ended_before(run, forward, node))]
+        never = never or [node for node in left if not _ended_before(run, forward, node) and _missed(run, node, left)]
         if never:
             raise not_reached(never, run.model)
     ended = _ended(run.step + 1) if forward.stage.mode == "generate" else _not_called
@@ -31,6 +32,24 @@ def _ended_before(run: "Run", forward: "Forward", node: Node) -> bool:
     """Whether the step of a site never came, though the module was called in those that did."""
     site = node.args[0]
     return forward.stage.mode == "generate" and site.step > run.step
+
+
+def _missed(run: "Run", node: Node, left: list[Node]) -> bool:
+    """Whether the value of an optional site was to be written to a site that the forward did pass."""
+    todo, seen = [node], {node}
+    while todo:
+        for user in run.program.users[todo.pop()]:
+            if user in seen:
+                continue
+            seen.add(user)
+            todo.append(user)
+            if user.op == "write" and user.site is not None and user.site != node.site:
+                written = user
+                while written.op == "write":
+                    written = written.args[0]
+                if written not in left:
+                    return True
+    return False
 
 
 def _ended(steps: int) -> Any:

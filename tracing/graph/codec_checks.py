@@ -245,6 +245,7 @@ def _apply(args: Args) -> None:
 
 _FLAGS: Final[Mapping[str, frozenset[str]]] = {
     "site": frozenset({"optional"}),
+    "skip": frozenset({"optional"}),
     "backward": frozenset({"retain_graph"}),
 }
 """Keyword arguments of structural operations, all true or false."""

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from tracing.engines.scan import Scan
-from tracing.errors import ModelError, SiteError
+from tracing.errors import ModelError, RecordError, SiteError
+from tracing.graph.lines import user_line
 from tracing.graph.recorder import Recorder, current
 from tracing.models.batching import Batch, Inputs, batch_tensors
 from tracing.models.editing import Edit, load_edits, replay, save_edits
@@ -116,6 +117,17 @@ class Model(Envoy):
         """How many steps a generation with these options takes at most, where that is known."""
         return options.get("max_new_tokens")
 
+    def most_steps(self, options: Mapping[str, Any]) -> int | None:
+        """A number of steps that a generation with these options cannot exceed, where there is one."""
+        known, own = self.steps_of(options), getattr(self._module, "generation_config", None)
+        if known is not None:
+            return known
+        for config in (options, vars(options.get("generation_config") or object), vars(own or object)):
+            if config.get("max_length") is not None:
+                return int(config["max_length"]) - 1  # there is one token of the prompt at least
+        defaults: dict[str, Any] = getattr(own, "_get_default_generation_params", dict)()
+        return defaults.get("max_length")  # of new tokens, where neither length is given
+
     def sequences_of(self, options: Mapping[str, Any]) -> int:
         """How many rows a generation with these options makes of each row of a prompt."""
         return max(int(options.get(name) or 1) for name in ("num_beams", "num_return_sequences"))
@@ -125,7 +137,16 @@ class Model(Envoy):
         stage, invoke = recorder.stage, recorder.invoke
         if not self.edits or stage is None or invoke is None or invoke.inputs is None:
             return
-        steps = self.steps_of(stage.options) or 0
+        steps = 1
+        if stage.mode == "generate":
+            most = self.most_steps(stage.options)
+            if most is None:
+                raise RecordError(
+                    f"How many steps this generation takes is not known (at {user_line()}), and the edits of the model "
+                    "hold at each.",
+                    remedy="Give max_new_tokens to model.generate.",
+                )
+            steps = max(most, 1)
         for graph in self.edits:
             replay(graph, recorder, steps)
 

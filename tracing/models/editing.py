@@ -66,13 +66,23 @@ class Edit:
 
 
 def replay(graph: Graph, recorder: Recorder, steps: int) -> None:
-    """Record an edit's nodes for the current prompt of another recorder, at `steps` generation steps."""
+    """Record an edit's nodes for the current prompt of another recorder, at `steps` generation steps.
+
+    A module that a generation calls only once (of an encoder, say) must be reached in the first step, not in others.
+    """
+    _copy(graph, recorder, None)
+    if steps > 1:
+        _copy(graph, recorder, Loop(tuple(range(1, steps))))
+
+
+def _copy(graph: Graph, recorder: Recorder, loop: Loop | None) -> None:
     stage, invoke = recorder.place("edit")
-    loop = Loop(tuple(range(steps))) if stage.mode == "generate" else None
     copies: dict[Node, Node] = {}
     for node in graph.nodes:
         args = tuple(_moved(value, stage.index, invoke.index) for value in substitute(node.args, copies))
         kwargs, guard = substitute(dict(node.kwargs), copies), _guard(node.guard, copies)
+        if loop is not None and node.op in ("site", "skip"):
+            kwargs["optional"] = True
         copies[node] = recorder.graph.record(node.op, args, kwargs, node.line, invoke.index, guard, loop)
 
 

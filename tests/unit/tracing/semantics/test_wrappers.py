@@ -1,15 +1,17 @@
 """Wrappers of one module: names that are set on them, edited copies, what sessions make of those."""
 
 from contextlib import suppress
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from transformers import GenerationConfig
 
 from tests import zoo
 from tests.unit.tracing.seed import support
 from tracing import LanguageModel, Model
-from tracing.errors import NotSavedError, PathError, RecordError, SiteError
+from tracing.errors import NotSavedError, PathError, RecordError, SiteError, SiteNotReachedError
 
 IDS = zoo.ids(1, 5)
 
@@ -186,3 +188,107 @@ def test_a_value_changed_in_a_failed_trace_is_refused_by_the_session(tiny: Langu
         with tiny.trace(IDS):
             tiny.transformer.h[1].output[:] = hidden
             tiny.output.save()
+
+
+# -- edits in generations ----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("asked", "tokens"),
+    [
+        ({"max_new_tokens": 4}, 4),
+        ({"max_length": 9}, 4),
+        ({"generation_config": GenerationConfig(max_length=9, pad_token_id=2)}, 4),
+        ({}, 20),
+    ],
+    ids=["max_new_tokens", "max_length", "generation_config", "default"],
+)
+def test_an_edit_holds_however_the_length_of_a_generation_is_said(
+    tiny: LanguageModel, asked: dict[str, Any], tokens: int
+) -> None:
+    with tiny.edit() as edited:
+        edited.lm_head.output[..., 7] = 1e6
+    with edited.generate(IDS, **asked) as tracer:
+        found = tracer.result.save()
+    assert found[0, 5:].tolist() == [7] * tokens
+
+
+def test_a_generation_of_unknown_length_with_edits_is_refused() -> None:
+    class Generator(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(2, 2)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return self.layer(x)
+
+        def generate(self, x: torch.Tensor) -> Any:
+            return self(self(x))
+
+    with Model(Generator()).edit() as edited:
+        edited.layer.output[...] = 0
+    with pytest.raises(RecordError, match=r"not known .*Give max_new_tokens"), edited.generate(torch.ones(1, 2)):
+        pass
+
+
+@pytest.fixture(scope="module")
+def t5() -> LanguageModel:
+    """An encoder-decoder that transformers can generate with: as many layers in its encoder as in its decoder."""
+    return LanguageModel(zoo.model("t5", num_layers=3))
+
+
+def _generated(module: nn.Module, steps: int = 3) -> torch.Tensor:
+    found: torch.Tensor = module.generate(IDS, max_new_tokens=steps, min_new_tokens=steps)  # type: ignore[operator]
+    return found
+
+
+def test_an_edit_of_an_encoder_holds_in_a_generation(t5: LanguageModel) -> None:
+    layer = t5._model.encoder.block[1]
+    with layer.register_forward_hook(lambda _, __, out: (out[0] * -3, *out[1:])):
+        expected = _generated(t5._model)
+    with t5.edit() as edited:
+        edited.encoder.block[1].output[0][:] *= -3
+    with edited.generate(IDS, max_new_tokens=3, min_new_tokens=3) as tracer:
+        found = tracer.result.save()
+    assert torch.equal(found, expected)
+    assert not torch.equal(found, _generated(t5._model))
+
+
+def test_an_edit_of_keys_that_are_computed_once_holds_in_a_generation(t5: LanguageModel) -> None:
+    keys = t5._model.decoder.block[0].layer[1].EncDecAttention.k
+    with keys.register_forward_hook(lambda _, __, out: out * -3):
+        expected = _generated(t5._model)
+    with t5.edit() as edited:
+        edited.decoder.block[0].layer[1].EncDecAttention.k.output[...] *= -3
+    with edited.generate(IDS, max_new_tokens=3, min_new_tokens=3) as tracer:
+        found = tracer.result.save()
+    assert torch.equal(found, expected)
+
+
+def test_an_edit_between_layers_of_an_encoder_holds_in_a_generation(t5: LanguageModel) -> None:
+    with t5.edit() as edited:
+        edited.encoder.block[1].output = edited.encoder.block[0].output * -3
+    seen: list[torch.Tensor] = []
+    with (
+        t5._model.encoder.block[0].register_forward_hook(lambda _, __, out: seen.append(out[0].clone())),
+        t5._model.encoder.block[1].register_forward_hook(lambda _, __, out: (seen[-1] * -3, *out[1:])),
+    ):
+        expected = _generated(t5._model)
+    with edited.generate(IDS, max_new_tokens=3, min_new_tokens=3) as tracer:
+        found = tracer.result.save()
+    assert torch.equal(found, expected)
+
+
+def test_an_edit_that_needs_at_each_step_what_only_the_first_has_is_an_error(t5: LanguageModel) -> None:
+    with t5.edit() as edited:
+        edited.decoder.block[1].output[0][:] += edited.encoder.block[0].output[0].mean()
+    with (
+        pytest.raises(SiteNotReachedError, match=r"encoder\.block\.0\.output, step 1"),
+        edited.generate(IDS, max_new_tokens=3, min_new_tokens=3) as tracer,
+    ):
+        tracer.result.save()
+
+
+def test_an_edit_that_no_step_reaches_is_an_error(t5: LanguageModel) -> None:
+    with t5.edit() as edited:
+        edited.get("encoder.block").output[...] = 0
+    with pytest.raises(SiteNotReachedError, match="container"), edited.generate(IDS, max_new_tokens=3) as tracer:
+        tracer.result.save()
