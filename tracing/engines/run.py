@@ -494,10 +494,12 @@ class Run:
         self.drain()
 
     def release(self) -> None:
-        """Drop every value that is not saved."""
+        """Drop every value that is not saved, and what makes a cycle: tensors must not wait for the collector."""
         self.env.clear()
         self.visits.clear()
         self.ready.clear()
+        self.handlers = {}
+        self.carriers = None
 
 
 def grad_mode(program: Program) -> Any:

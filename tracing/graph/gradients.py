@@ -51,6 +51,12 @@ class Gradients:
         self.scope: int | None = None
         self._bases: dict[tuple[Node, str, tuple[int, ...]], Base] = {}
 
+    def close(self, ended: "Base") -> None:
+        """Nothing can be recorded any more: let go of the recorder, so that no cycle waits for the collector."""
+        for base in self._bases.values():
+            base.recorder, base.node = ended.recorder, ended.node
+        self._recorder, self._bases = ended.recorder, {}
+
     def backward(self, loss: Node, gradient: Any, retain_graph: bool | None) -> Backward:
         """Record a backward of `loss`."""
         recorder = self._recorder

@@ -331,6 +331,7 @@ class Recorder:
             cell.close()
         for base in self._sites.values():
             base.recorder, base.node = ENDED.recorder, ENDED.node
+        self.gradients.close(ENDED)
         self.retained = []
         self._sites = {}
         self._loop_bases = {}

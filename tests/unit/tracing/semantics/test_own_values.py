@@ -148,3 +148,29 @@ def test_the_value_of_a_saved_one_can_be_a_parameter(net: Model) -> None:
     with net.trace(rows()):
         hidden = net.first.output.save()
     assert isinstance(nn.Parameter(hidden.value), nn.Parameter)
+
+
+@pytest.mark.parametrize("differentiated", [False, True])
+def test_a_finished_trace_is_freed_without_the_collector(net: Model, differentiated: bool) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        with net.trace(rows()) as tracer:
+            net.first.output[:1] = torch.ones(1, 6, dtype=torch.float64)
+            hidden = net.second.output
+            saved = net.first.output.save()
+            if differentiated:
+                gradient = hidden.grad.save()
+                net.output.sum().backward()
+            gone = [
+                weakref.ref(value) for node in tracer.graph.nodes for value in node.args if isinstance(value, Tensor)
+            ]
+            gone.append(weakref.ref(tracer.recorder))
+        gone.append(weakref.ref(saved.value))
+        if differentiated:
+            gone.append(weakref.ref(gradient.value))
+            del gradient
+        del tracer, saved, hidden
+        assert [one() for one in gone] == [None] * len(gone)
+    finally:
+        gc.enable()
