@@ -61,7 +61,8 @@ class LanguageModel(Pretrained):
         for `scan` and `remote`); `device_map` "auto" or a dict spreads it over several by means of accelerate. By
         default a folder is loaded to the CPU and a module stays where it is. `attn_implementation` is transformers'.
         `verify` runs `families.check` once, at about the cost of one short forward, and raises `AdapterError` where
-        the adapter does not describe the weights; models of other families have no adapter and are not checked.
+        the adapter does not describe the weights; models of other families have no adapter and are not checked, nor
+        are models of which accelerate keeps parts elsewhere.
         `rename` gives submodules other names. Only safetensors are read, and no code of the model's folder is run.
         Raises `ModelError` for a model that cannot be found or loaded, `TypeError` for an unknown keyword argument.
         """

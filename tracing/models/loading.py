@@ -182,6 +182,7 @@ def load_module(
     if device_map is not None:
         require_accelerate(device_map)
         options["device_map"] = device_map if isinstance(device_map, str) else dict(device_map)  # type: ignore[arg-type]
+        refuse_disk(options["device_map"])
     try:
         loaded: Any = kind.from_pretrained(
             str(source.folder),
@@ -204,6 +205,15 @@ def load_module(
         )
     assert isinstance(module, nn.Module)
     return module if device is None else module.to(device)
+
+
+def refuse_disk(device_map: str | Mapping[str, Any]) -> None:
+    """Raises `ModelError` where a map keeps parts of the model on disk."""
+    if isinstance(device_map, Mapping) and "disk" in map(str, device_map.values()):
+        raise ModelError(
+            "This device_map keeps parts of the model on disk, and they would be read anew in every forward.",
+            remedy='Place them on "cpu", or load the model with accelerate\'s own offload folder and wrap the module.',
+        )
 
 
 def require_accelerate(device_map: object) -> None:

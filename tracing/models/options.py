@@ -44,10 +44,10 @@ def check_options(model: "Model", mode: str, options: dict[str, Any]) -> Options
     for name, value in options.items():
         if name in inputs:
             sorted_options.inputs[name] = value
-        elif known is None or name in known:
+        elif (known is None and not difflib.get_close_matches(name, OURS, 1)) or name in (known or ()):
             sorted_options.forward[name] = value
         else:
-            raise _unknown(model, mode, name, {*OURS, *inputs, *known})
+            raise _unknown(model, mode, name, {*OURS, *inputs, *(known or ())})
     return sorted_options
 
 

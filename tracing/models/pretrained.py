@@ -28,6 +28,7 @@ from tracing.models.loading import (
     device_of,
     dtype_of,
     load_module,
+    refuse_disk,
     require_accelerate,
     unknown_keywords,
 )
@@ -96,7 +97,7 @@ class Pretrained(Model):
         super().__init__(module.eval().requires_grad_(False), rename=rename)
         self.source: Source | None = source
         self.engine = engine
-        if verify and self.has_weights and self.family in families() and self.dtype in DTYPES.values():
+        if verify and self._all_here() and self.family in families() and self.dtype in DTYPES.values():
             check(self)
 
     # -- what the model is --------------------------------------------------------------------------------------------
@@ -179,6 +180,16 @@ class Pretrained(Model):
         """Whether the module is called only by the eager path of attention: the dropout of the pattern."""
         return path.rpartition(".")[2] in PATTERN_DROPOUTS
 
+    def why_not_reached(self, path: str) -> str:
+        """A sentence for a site that the forward did not pass."""
+        dropout = isinstance(self.submodule(path), nn.Dropout) and "attention" in path
+        if dropout and self.family in families() and "pattern" in self.adapter.all_sites:
+            return (
+                "This model drops out its attention pattern by a function, so the module is never called. The pattern "
+                "is model.sites.pattern[layer], [batch, head, query, key]."
+            )
+        return super().why_not_reached(path)
+
     # -- what tracers ask ---------------------------------------------------------------------------------------------
     def input_names(self) -> frozenset[str]:
         """Keyword arguments that are a prompt's own, with one row for each of its sequences."""
@@ -196,7 +207,22 @@ class Pretrained(Model):
     def has_weights(self) -> bool:
         """False for a model that was built on the "meta" device."""
         spread = getattr(self.module, "hf_device_map", None)  # accelerate keeps what it moved away there
-        return spread is not None or not any(parameter.is_meta for parameter in self.module.parameters())
+        return spread is not None or self._all_here()
+
+    def _all_here(self) -> bool:
+        """Whether every weight can be read: none is only a shape, and accelerate keeps none on disk or elsewhere."""
+        return not any(parameter.is_meta for parameter in self.module.parameters())
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the first parameter; where accelerate keeps that elsewhere, the one it is computed on."""
+        found = super().device
+        if found == META and self.has_weights:
+            for part in self.module.modules():
+                place = getattr(getattr(part, "_hf_hook", None), "execution_device", None)
+                if place is not None:
+                    return torch.device(place)
+        return found
 
     def require_weights(self) -> None:
         """Raises `ModelError` where the model has only shapes."""
@@ -293,10 +319,17 @@ def _place(
             module.set_attn_implementation(attn_implementation)  # type: ignore[operator]
         except (AttributeError, ValueError, ImportError) as error:
             raise ModelError(
-                f"{type(module).__name__} cannot run attention as {attn_implementation!r}: "
-                f"{str(error).rstrip('.')}.",
+                f"{type(module).__name__} cannot run attention as {attn_implementation!r}: {str(error).rstrip('.')}.",
                 remedy='Use "sdpa" or "eager".',
             ) from error
+        ran = getattr(getattr(module, "config", None), "_attn_implementation", None)
+        if ran != attn_implementation:  # some models keep what they were built with, and only a log line says so
+            raise ModelError(
+                f"{type(module).__name__} was built for {ran!r} attention and does not change to "
+                f"{attn_implementation!r}.",
+                remedy=f"Build it so: {type(module).__name__}._from_config(config, attn_implementation="
+                f'"{attn_implementation}"), or give the folder or hub id.',
+            )
     if device is not None:
         module.to(device)
     if device_map is not None:
@@ -315,6 +348,7 @@ def _spread(module: nn.Module, device_map: str | Mapping[str, Any]) -> None:
             limits = accelerate.utils.get_balanced_memory(module, low_zero=low_zero, **whole)
         device_map = accelerate.infer_auto_device_map(module, max_memory=limits, **whole)
     places = dict(cast("Mapping[str, Any]", device_map))
+    refuse_disk(places)
     try:
         accelerate.dispatch_model(module, device_map=places)
     except (ValueError, RuntimeError) as error:

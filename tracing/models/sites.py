@@ -6,6 +6,8 @@ model.sites.pattern[3]             [batch, head, query, key]
 model.sites.embed, model.sites.logits
 """
 
+import operator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,16 +33,24 @@ class Sites:
         object.__setattr__(self, "_model", model)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
+        if name.startswith("_"):
             raise AttributeError(name)
-        if self._model.adapter.layers_of(name, self._model.facts):
-            return LayerSites(self._model, name)
+        layers = self._layers_of(name)
+        if layers:
+            return LayerSites(self._model, name, layers)
         return site_proxy(self._model, name, None)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if self._model.adapter.layers_of(name, self._model.facts):
-            raise SiteError(f"sites.{name} has one value a layer.", remedy=f"Write sites.{name}[layer] = value.")
+        if self._layers_of(name):
+            raise SiteError(
+                f"sites.{name} has one value a layer (at {user_line()}).", remedy=f"Write sites.{name}[layer] = value."
+            )
         write_site(self._model, name, None, value)
+
+    def _layers_of(self, name: str) -> int:
+        """How many layers a site has, 0 for one without. An unknown name is for `site_proxy` to refuse."""
+        adapter = self._model.adapter
+        return adapter.layers_of(name, self._model.facts) if name in adapter.all_sites else 0
 
     def __dir__(self) -> list[str]:
         return list(self._model.adapter.all_sites)
@@ -50,22 +60,42 @@ class Sites:
 
 
 class LayerSites:
-    """One standard site in every layer."""
+    """One standard site in every layer: `[layer]`, `[first:last]` as a list, and a loop over all of them."""
 
-    __slots__ = ("_model", "_name")
+    __slots__ = ("_layers", "_model", "_name")
 
-    def __init__(self, model: "LanguageModel", name: str) -> None:
+    def __init__(self, model: "LanguageModel", name: str, layers: int) -> None:
         self._model = model
         self._name = name
+        self._layers = layers
 
-    def __getitem__(self, layer: int) -> Any:
-        return site_proxy(self._model, self._name, layer)
+    def __getitem__(self, layer: int | slice) -> Any:
+        if isinstance(layer, slice):
+            return [self[one] for one in range(self._layers)[layer]]
+        return site_proxy(self._model, self._name, _whole(layer, self._name))
 
-    def __setitem__(self, layer: int, value: Any) -> None:
-        write_site(self._model, self._name, layer, value)
+    def __setitem__(self, layer: int | slice, value: Any) -> None:
+        write_site(self._model, self._name, _whole(layer, self._name), value)
+
+    def __len__(self) -> int:
+        return self._layers
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[layer] for layer in range(self._layers))
 
     def __repr__(self) -> str:
         return f"<site {self._name}, one value a layer>"
+
+
+def _whole(layer: Any, name: str) -> int:
+    """The number of a layer. Raises `SiteError` for anything else."""
+    try:
+        return operator.index(layer)
+    except TypeError:
+        raise SiteError(
+            f"sites.{name}[{layer!r}] is not one layer (at {user_line()}).",
+            remedy=f"Give a whole number; `for h in model.sites.{name}` goes through all layers.",
+        ) from None
 
 
 def site_proxy(model: "LanguageModel", name: str, layer: int | None) -> Proxy:

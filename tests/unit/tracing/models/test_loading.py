@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import accelerate
 import pytest
 import torch
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 from safetensors.torch import load_file, save_file
 
+from tests import zoo
 from tests.decoders import gpt2
 from tracing.errors import ModelError
 from tracing.models import LanguageModel
@@ -143,6 +145,24 @@ def test_a_map_over_parts_is_followed(saved: Path) -> None:
         LanguageModel(gpt2(), device_map={"transformer.wte": "cpu"})
 
 
+def test_parts_that_accelerate_keeps_on_disk_are_computed_where_it_says(tmp_path: Path) -> None:
+    places = {name: "cpu" for name, _ in gpt2().transformer.named_children()}
+    places = {f"transformer.{name}": place for name, place in places.items()} | {"transformer.wpe": "disk"}
+    module = gpt2()
+    expected = module(torch.tensor([[1, 2, 3]])).logits
+    accelerate.dispatch_model(module, device_map={**places, "lm_head": "cpu"}, main_device="cpu", offload_dir=tmp_path)
+    model = LanguageModel(module)
+    assert next(model.module.transformer.wpe.parameters()).is_meta
+    assert model.device.type == "cpu"
+    torch.testing.assert_close(model.logits([[1, 2, 3]]), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["folder", "module"])
+def test_a_map_to_the_disk_is_refused(kind: str, saved: Path) -> None:
+    with pytest.raises(ModelError, match="keeps parts of the model on disk"):
+        LanguageModel(saved if kind == "folder" else gpt2(), device_map={"transformer": "cpu", "lm_head": "disk"})
+
+
 def test_spreading_without_accelerate_says_how_to_install_it(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tracing.models.loading.is_accelerate_available", lambda: False)
     for model in (saved, gpt2()):
@@ -169,6 +189,11 @@ def test_a_module_in_memory_stays_as_it_is_unless_told_otherwise() -> None:
     assert LanguageModel(module, attn_implementation="eager").attention == "eager"
     with pytest.raises(ModelError, match="cannot run attention as 'magic'"):
         LanguageModel(module, attn_implementation="magic")
+
+
+def test_attention_that_a_built_module_does_not_change_is_an_error() -> None:
+    with pytest.raises(ModelError, match=r"was built for 'sdpa' attention and does not change to 'eager'"):
+        LanguageModel(zoo.model("falcon"), attn_implementation="eager")
 
 
 def test_a_folder_is_loaded_in_32_bits_unless_told_otherwise(saved: Path) -> None:

@@ -45,6 +45,24 @@ def test_an_option_of_nothing_at_all_is_an_error(gpt2: LanguageModel, net: Model
         net.output.save()
 
 
+def test_a_forward_that_takes_any_keyword_takes_no_slip_of_ours() -> None:
+    class Open(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = torch.nn.Linear(3, 3)
+
+        def forward(self, x: torch.Tensor, **options: Any) -> torch.Tensor:
+            return self.inner(x) * options.get("scale", 1)
+
+    model = Model(Open())
+    x = torch.ones(1, 3)
+    with pytest.raises(TypeError, match="no option 'remot'.*Did you mean remote="), model.trace(x, remot=True):
+        model.output.save()
+    with model.trace(x, scale=2):
+        doubled = model.output.save()
+    close(doubled, model._model(x, scale=2).detach())
+
+
 @pytest.mark.parametrize("option", ["max_new_tokens", "do_sample", "temperature", "num_beams"])
 def test_an_option_of_generation_names_generate(gpt2: LanguageModel, option: str) -> None:
     with pytest.raises(TypeError, match=rf"{option}.*generate"), gpt2.trace(PROMPT, **{option: 1}):
