@@ -13,35 +13,20 @@ import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    FakeTensor,
-    FakeTensorMode,
-    UnsupportedOperatorException,
-)
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tracing.engines.attention import KINDS, Taps, tapped
-from tracing.engines.rows import mapped
+from tracing.engines.fakes import as_fake, counts_kept, fake_mode, numberless, unchanged
 from tracing.graph.nodes import Stage
 
 Moment = tuple[str, str, int]
 """Module path, kind of site, and which call of the module."""
 
 _KEPT_ORDERS = 64
-
-NO_NUMBERS: Final = (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    UnsupportedOperatorException,
-    GuardOnDataDependentSymNode,
-)
-"""What torch raises where a fake tensor would need numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,11 +158,6 @@ def _order(passage: Passage, *, certain: bool) -> Order:
     return Order({moment: number for number, moment in enumerate(passage.values)}, certain)
 
 
-def fake_mode() -> FakeTensorMode:
-    """Tensors without numbers; weights and constants of the real world become such where an operation meets them."""
-    return FakeTensorMode(allow_non_fake_inputs=True)
-
-
 def fake_forward(
     model: Any,
     args: tuple[Any, ...],
@@ -191,7 +171,7 @@ def fake_forward(
     with (
         torch.no_grad(),
         counts_kept(model.module),
-        mode,
+        numberless(mode),
         unchanged(model.module),
         watched(model.module, passage, insides),
     ):
@@ -208,17 +188,6 @@ def first_call(model: Any, stage: Stage, batch: Any) -> tuple[tuple[Any, ...], d
     if accepted is not None and "logits_to_keep" in accepted:  # transformers' generate asks for the last ones only
         kwargs["logits_to_keep"] = 1
     return batch.args, kwargs
-
-
-def as_fake(mode: FakeTensorMode, value: Any, device: torch.device) -> Any:
-    """A nest with fake tensors in place of its own; on the "meta" device if the model has no weights."""
-
-    def convert(tensor: Tensor) -> Tensor:
-        if isinstance(tensor, FakeTensor):
-            return tensor
-        return mode.from_tensor(tensor.to(device) if device.type == "meta" else tensor)
-
-    return mapped(value, convert)
 
 
 @contextmanager
@@ -268,59 +237,6 @@ def _tap(passage: Passage, path: str, wanted: Collection[str]) -> Callable[[str,
         return tensor
 
     return visit
-
-
-@contextmanager
-def unchanged(module: nn.Module) -> Iterator[None]:
-    """Afterwards no module holds a fake tensor: some keep values or tables of a forward (rotary, alibi)."""
-    before = [(part, dict(part.__dict__), dict(part._buffers), _contents(part)) for part in module.modules()]
-    try:
-        yield
-    finally:
-        for part, attributes, buffers, contents in before:
-            for kept, content in contents:
-                if _is_fake(kept):
-                    kept.clear()
-                    kept.update(content) if isinstance(kept, dict) else kept.extend(content)
-            if any(map(_is_fake, (*part._buffers.values(), *part.__dict__.values()))):
-                # What goes with the table, such as the length it is for, goes back with it.
-                part._buffers.clear()
-                part._buffers.update(buffers)
-                part.__dict__.update(attributes)
-                for name in [name for name, value in part.__dict__.items() if _is_fake(value)]:
-                    del part.__dict__[name]
-
-
-@contextmanager
-def counts_kept(module: nn.Module) -> Iterator[None]:
-    """Buffers that a forward in training mode updates, such as running means, are afterwards as they were."""
-    buffers = [buffer for buffer in module.buffers() if not buffer.is_meta] if module.training else []
-    before = [(buffer, buffer.clone()) for buffer in buffers]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for buffer, value in before:
-                if not torch.equal(buffer, value):
-                    buffer.copy_(value)
-
-
-_OF_TORCH = frozenset(vars(nn.Module()))
-
-
-def _contents(part: nn.Module) -> list[tuple[Any, Any]]:
-    """Lists and dicts of a module's own, each with a copy."""
-    own = [value for name, value in part.__dict__.items() if name not in _OF_TORCH]
-    return [(value, value.copy()) for value in own if isinstance(value, (list, dict))]
-
-
-def _is_fake(value: Any) -> bool:
-    """Whether a value is a fake tensor, or a list or dict with one."""
-    if isinstance(value, (list, tuple)):
-        return any(isinstance(item, FakeTensor) for item in value)
-    if isinstance(value, dict):
-        return any(isinstance(item, FakeTensor) for item in value.values())
-    return isinstance(value, FakeTensor)
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor
 
-
 _ROWS: Final = ("rows",)
 
 

@@ -1,6 +1,7 @@
 """`scan` and `validate=True`: shapes are known, and shape errors raised, on the line that records the operation."""
 
 import inspect
+import logging
 import traceback
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,21 @@ def test_torchs_complaints_come_while_recording(
         with pytest.raises(error):
             _ = operation(hidden).shape
         assert hidden.shape == (2, 9, 32)
+
+
+def test_a_refused_shape_is_raised_and_not_logged_beside_it(gpt2: LanguageModel, ids: Tensor) -> None:
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = records.append  # type: ignore[method-assign]
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    log.addHandler(handler)
+    try:
+        with gpt2.scan(ids), pytest.raises(RuntimeError):
+            gpt2.output @ torch.ones(5, 5)
+        log.warning("what others say")
+    finally:
+        log.removeHandler(handler)
+    assert [record.getMessage() for record in records] == ["what others say"]
 
 
 def test_writes_of_the_wrong_shape_are_errors_and_not_recorded(gpt2: LanguageModel, ids: Tensor) -> None:
