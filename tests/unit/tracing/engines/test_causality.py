@@ -237,6 +237,26 @@ def test_the_order_is_found_once_for_inputs_of_one_kind(
     run(torch.cat([x, x]))
 
 
+def test_a_refusal_is_looked_at_again_where_the_order_is_of_an_earlier_input(
+    model: Model, x: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probe, probes = order.probe, []
+
+    def counted(*args: Any) -> Any:
+        probes.append(args)
+        return probe(*args)
+
+    monkeypatch.setattr(order, "probe", counted)
+    for expected in (1, 2, 3):  # the first order is this input's own; later ones are found anew, once
+        with pytest.raises(CausalityError), model.trace(x):
+            model.first.output = model.second.output
+        assert len(probes) == expected
+    with model.trace(x):
+        model.second.output = model.first.output
+        model.output.save()
+    assert len(probes) == 3
+
+
 def _fail(*_: object) -> None:
     raise AssertionError("a probe ran")
 
