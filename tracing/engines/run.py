@@ -362,7 +362,7 @@ class Run:
             self.quiet, self.caller = before, outer
 
     def _parameter(self, node: Node) -> Any:
-        return self.model.parameter(node.args[0]).detach().clone()
+        return self.model.parameter(node.args[0]).detach()  # no copy: nothing in a graph changes what it is given
 
     def _apply(self, node: Node) -> Any:
         function, args, kwargs = node.args

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from tracing.engines.rows import own
 from tracing.engines.visit import Visit
 from tracing.errors import CausalityError
 from tracing.graph.lens import Steps
@@ -64,7 +65,7 @@ def _skip(run: "Run", path: str, forward: Callable[[], Any]) -> Any:
     assert run.forward is not None
     alone = len(skips) == 1 and len(run.forward.invokes) == 1
     if alone and not run.model.returns_tuple(path):
-        return values[0]
+        return own(values[0])  # the model may change it in place, at each call of the module
     visit = Visit(forward())
     for node, value in zip(skips, values, strict=True):
         steps: Steps = () if isinstance(value, tuple) else (("main",),)

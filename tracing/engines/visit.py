@@ -69,7 +69,7 @@ class Visit:
         self.changed = False
         self.owned: list[Tensor] = []
         """Copies made in this visit, which later writes of it may change."""
-        self.nodes: list[Node] = []
+        self.nodes: dict[Node, None] = {}
         """Nodes whose values may share memory with the model."""
 
     def go_on_with(self, raw: Any) -> None:
@@ -88,14 +88,19 @@ class Visit:
         for old, new in self.stream:
             old.copy_(new)
 
-    def write(self, scope: Scope | None, steps: Steps, new: Any) -> Part:
-        """A new version of one prompt's part with `new` at `steps`, which the model will go on with."""
+    def write(self, scope: Scope | None, steps: Steps, new: Any, *, given: bool = False) -> Part:
+        """A new version of one prompt's part with `new` at `steps`, which the model will go on with.
+
+        The model may change it in place, so it gets a copy, unless nothing else has the new value (`given`).
+        """
         self.changed = True
         if scope is not None:
             steps = scope.filled(steps)
         if scope is None or scope.everything:
+            if not given and not first_tensor(self.raw, steps)[2]:
+                new = own(new)
             self.raw = put(self.raw, steps, new, owned=self._owns(self.raw))
-            if isinstance(self.raw, Tensor) and self.raw is not new:
+            if isinstance(self.raw, Tensor) and not (given and self.raw is new):
                 self._own(self.raw)
             return Part(self.raw, scope)
         prefix, tensor, rest = first_tensor(self.raw, steps)
@@ -120,10 +125,7 @@ class Visit:
         return Part(self.raw, scope)
 
     def _owns(self, value: Any) -> bool:
-        for tensor in self.owned:  # by identity: `in` would compare tensors
-            if tensor is value:
-                return True
-        return False
+        return any(tensor is value for tensor in self.owned)  # by identity: `in` would compare tensors
 
     def _own(self, tensor: Tensor) -> None:
         if not self._owns(tensor):
