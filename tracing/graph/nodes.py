@@ -206,6 +206,10 @@ class Stage:
     line: Line = NOWHERE
 
 
+def _no_model() -> None:
+    """The model of a graph that knows none."""
+
+
 @dataclass(slots=True, eq=False)
 class Graph:
     """A recorded program."""
@@ -215,7 +219,7 @@ class Graph:
     invokes: list[Invoke] = field(default_factory=list)
     saves: dict[int, str] = field(default_factory=dict)
     """Saved nodes by id, with the name under which a stored graph returns them."""
-    model: "Callable[[], Any]" = lambda: None
+    model: "Callable[[], Any]" = _no_model
     """A weak reference to the model that the graph was recorded on; of a graph from a file, to None."""
 
     def record(
@@ -232,6 +236,10 @@ class Graph:
         node = Node(len(self.nodes), op, args, kwargs, line, invoke, guard, loop)
         self.nodes.append(node)
         return node
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy of an edited model has copies of its edits, of which none is of the other model.
+        return Graph, (self.nodes, self.stages, self.invokes, self.saves)
 
     def __str__(self) -> str:
         from tracing.graph.text import graph_text  # which is written in terms of nodes

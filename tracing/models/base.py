@@ -8,6 +8,7 @@ The wrapped module stays unmodified: a trace hooks the modules that it names and
 """
 
 import difflib
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -41,6 +42,7 @@ class Model(Envoy):
             )
         super().__init__(self, "", module)
         self.__dict__.update(module=module, renames=dict(rename or {}), origin=self, attached={}, edits=[])
+        self._warn_hidden()
 
     # -- traces -------------------------------------------------------------------------------------------------------
     def trace(self, *inputs: Any, **options: Any) -> Tracer:
@@ -91,11 +93,8 @@ class Model(Envoy):
         save_edits(self.edits, path)
 
     def load_edits(self, path: str | Path) -> None:
-        """Add stored edits to this wrapper's. Raises `GraphFormatError` for a malformed file."""
-        for graph in load_edits(path):
-            for site in {node.site for node in graph.nodes if node.site is not None}:
-                self.submodule(site.path)
-            self.edits.append(graph)
+        """Add stored edits to this wrapper's. Raises `GraphFormatError` for a malformed file or another model's."""
+        self.edits.extend(load_edits(path, self))
 
     def copy(self) -> Self:
         """Another wrapper of the same module, with the same edits and attached modules."""
@@ -249,6 +248,28 @@ class Model(Envoy):
         return torch.device("cpu") if parameter is None else parameter.device
 
     # -- names --------------------------------------------------------------------------------------------------------
+    def _warn_hidden(self) -> None:
+        """Warn of submodules that have the name of an attribute of ours, which comes first."""
+        everywhere = {*vars(Envoy), "path"} - {"output"}  # `module.output.name` leads to both
+        of_root = {*dir(type(self)), *self.__dict__} - {"output"}
+        hidden = [
+            f"{path}.{name}".lstrip(".")
+            for path, part in self._module.named_modules()
+            for name in part._modules
+            if name in (everywhere if path else of_root)
+        ]
+        if hidden:
+            line = user_line()
+            warnings.warn_explicit(
+                f"Wrapped modules have an attribute of the same name as the submodule{'s' if hidden[1:] else ''} "
+                f"{', '.join(hidden[:4])}{', …' if hidden[4:] else ''}, and it comes first: reach the submodule as "
+                f'model.get("{hidden[0]}"), or give it another name by rename={{"my_name": '
+                f'"{hidden[0].rpartition(".")[2]}"}}.',
+                UserWarning,
+                line.file,
+                line.number,
+            )
+
     def paths_ending_in(self, name: str) -> list[str]:
         """Up to three module paths whose last part is `name`."""
         return [path for path, _ in self._module.named_modules() if path.rpartition(".")[2] == name][:3]

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from tracing.errors import GraphFormatError, RecordError, TraceError
+from tracing.errors import GraphFormatError, RecordError, SiteError, TraceError
 from tracing.graph import codec
 from tracing.graph.lines import user_line
 from tracing.graph.nodes import Graph, Guard, Invoke, Loop, Node, Site, Stage, substitute
@@ -108,11 +108,27 @@ def save_edits(edits: list[Graph], path: str | Path) -> None:
     codec.save(merged, path)
 
 
-def load_edits(path: str | Path) -> list[Graph]:
-    """Edits from a file. Raises `GraphFormatError` for a graph that is no edit."""
-    graph = codec.load(path)
+def load_edits(path: str | Path, model: "Model") -> list[Graph]:
+    """Edits from a file. Raises `GraphFormatError` for a graph that is no edit, or names what the model has not."""
+    graph, name = codec.load(path), Path(path).name
     if [stage.mode for stage in graph.stages] != ["edit"]:
         raise GraphFormatError(
-            f"{Path(path).name} is the graph of a trace, not an edit.", remedy="Give a file that save_edits wrote."
+            f"{name} is the graph of a trace, not an edit.", remedy="Give a file that save_edits wrote."
         )
+    for node in graph.nodes:
+        try:
+            if node.op == "parameter":
+                model.parameter(node.args[0])
+            elif node.op in ("module", "skip"):
+                model.submodule(node.args[0])
+            elif node.site is not None:
+                model.submodule(node.site.path)
+        except (AttributeError, SiteError) as error:
+            place = node.args[0] if node.site is None else node.site.path
+            raise GraphFormatError(
+                f"{name} is of another model: it names {place!r} (node {node.id}, {node.op}), which "
+                f"{type(model.module).__name__} does not have.",
+                remedy="Load it on a model of the same architecture; a module of your own is attached first.",
+                where={"node": node.id, "path": place},
+            ) from error
     return [graph]

@@ -5,7 +5,7 @@ experiment reaches it through hooks and calls of its submodules.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -195,7 +195,7 @@ class LanguageModel(Pretrained):
     @cached_property
     def rules(self) -> TextRules:
         """What the module takes and how far it reaches."""
-        return rules_of(self.module, lambda: self.padding_refusal)
+        return rules_of(self.module, partial(getattr, self, "padding_refusal"))
 
     def batch(self, inputs: Sequence[Inputs], *, generating: bool = False, steps: int = 1) -> Batch:
         """One padded call for the prompts of all invokes; see `tracing.models.batching`.

@@ -1,6 +1,9 @@
 """Wrappers of one module: names that are set on them, edited copies, what sessions make of those."""
 
+import copy
+import pickle  # noqa: TID251 (what users do with their own models)
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +14,7 @@ from transformers import GenerationConfig
 from tests import zoo
 from tests.unit.tracing.seed import support
 from tracing import LanguageModel, Model
-from tracing.errors import NotSavedError, PathError, RecordError, SiteError, SiteNotReachedError
+from tracing.errors import GraphFormatError, NotSavedError, PathError, RecordError, SiteError, SiteNotReachedError
 
 IDS = zoo.ids(1, 5)
 
@@ -235,13 +238,17 @@ def t5() -> LanguageModel:
     return LanguageModel(zoo.model("t5", num_layers=3))
 
 
+def _inside(model: LanguageModel) -> Any:
+    return model._model
+
+
 def _generated(module: nn.Module, steps: int = 3) -> torch.Tensor:
     found: torch.Tensor = module.generate(IDS, max_new_tokens=steps, min_new_tokens=steps)  # type: ignore[operator]
     return found
 
 
 def test_an_edit_of_an_encoder_holds_in_a_generation(t5: LanguageModel) -> None:
-    layer = t5._model.encoder.block[1]
+    layer = _inside(t5).encoder.block[1]
     with layer.register_forward_hook(lambda _, __, out: (out[0] * -3, *out[1:])):
         expected = _generated(t5._model)
     with t5.edit() as edited:
@@ -253,7 +260,7 @@ def test_an_edit_of_an_encoder_holds_in_a_generation(t5: LanguageModel) -> None:
 
 
 def test_an_edit_of_keys_that_are_computed_once_holds_in_a_generation(t5: LanguageModel) -> None:
-    keys = t5._model.decoder.block[0].layer[1].EncDecAttention.k
+    keys = _inside(t5).decoder.block[0].layer[1].EncDecAttention.k
     with keys.register_forward_hook(lambda _, __, out: out * -3):
         expected = _generated(t5._model)
     with t5.edit() as edited:
@@ -268,8 +275,8 @@ def test_an_edit_between_layers_of_an_encoder_holds_in_a_generation(t5: Language
         edited.encoder.block[1].output = edited.encoder.block[0].output * -3
     seen: list[torch.Tensor] = []
     with (
-        t5._model.encoder.block[0].register_forward_hook(lambda _, __, out: seen.append(out[0].clone())),
-        t5._model.encoder.block[1].register_forward_hook(lambda _, __, out: (seen[-1] * -3, *out[1:])),
+        _inside(t5).encoder.block[0].register_forward_hook(lambda _, __, out: seen.append(out[0].clone())),
+        _inside(t5).encoder.block[1].register_forward_hook(lambda _, __, out: (seen[-1] * -3, *out[1:])),
     ):
         expected = _generated(t5._model)
     with edited.generate(IDS, max_new_tokens=3, min_new_tokens=3) as tracer:
@@ -292,3 +299,44 @@ def test_an_edit_that_no_step_reaches_is_an_error(t5: LanguageModel) -> None:
         edited.get("encoder.block").output[...] = 0
     with pytest.raises(SiteNotReachedError, match="container"), edited.generate(IDS, max_new_tokens=3) as tracer:
         tracer.result.save()
+
+
+# -- stored edits ------------------------------------------------------------------------------------------------------
+def _stored(edited: LanguageModel, path: Path, old: str, new: str) -> Path:
+    """The edits in a file in which a path is another."""
+    edited.save_edits(path)
+    file = path.with_suffix(".json")
+    file.write_text(file.read_text().replace(old, new))
+    return path
+
+
+@pytest.mark.parametrize("what", ["site", "module", "parameter", "skip"])
+def test_edits_of_another_model_are_refused_by_file_and_path(what: str, tmp_path: Path) -> None:
+    model = LanguageModel(zoo.model("gpt2"))
+    with model.edit() as edited:
+        if what == "site":
+            edited.transformer.h[1].mlp.output[...] = 0
+        elif what == "module":
+            edited.lm_head.output = edited.lm_head(edited.transformer.h[1].mlp(edited.transformer.ln_f.output))
+        elif what == "parameter":
+            edited.lm_head.output = edited.lm_head.output * edited.transformer.h[1].mlp.c_fc.weight.sum()
+        else:
+            edited.transformer.h[1].mlp.skip(torch.zeros(1, 5, 32))
+    stored = _stored(edited, tmp_path / "edit", "transformer.h.1.mlp", "transformer.h.1.nlp")
+    with pytest.raises(
+        GraphFormatError, match=r"edit is of another model: it names 'transformer\.h\.1\.nlp.*GPT2LMHead"
+    ):
+        model.load_edits(stored)
+    assert not model.edits
+
+
+def test_an_edited_model_is_pickled_and_copied_with_its_edits(tiny: LanguageModel) -> None:
+    with tiny.edit() as edited:
+        edited.transformer.h[0].mlp.output[...] = 0
+    with edited.trace(IDS):
+        expected = edited.output.save()
+    for other in (pickle.loads(pickle.dumps(edited)), copy.deepcopy(edited)):
+        assert other.module is not edited.module
+        with other.trace(IDS):
+            found = other.output.save()
+        assert torch.equal(found, expected)
