@@ -102,15 +102,6 @@ def _live(recorded: Sequence[Node], saved: Mapping[Node, int], model: Any) -> se
     return live
 
 
-def _has_effect(node: Node) -> bool:
-    return node.op in EFFECTS or (node.op == "write" and node.args[3] is not None)
-
-
-def _passes(node: Node, paths: set[str]) -> bool:
-    """Whether a node calls a module that one of these paths leads into."""
-    return node.op == "module" and any(f"{path}.".startswith(f"{node.args[0]}.") for path in paths)
-
-
 def _warn_unused(recorded: Iterable[Node], live: set[Node], looked_at: Container[Node]) -> None:
     dead = [node for node in recorded if node not in live]
     if not dead:
