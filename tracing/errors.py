@@ -24,7 +24,7 @@ class TracingError(Exception):
 
 
 class PromptError(TracingError):
-    """A prompt pair cannot be used: misaligned, empty, too long, or its answer is not one token."""
+    """A prompt, or a pair of prompts, cannot be used: empty, too long, misaligned, unlike the others of its batch."""
 
     code = "prompt_invalid"
 

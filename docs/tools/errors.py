@@ -50,13 +50,13 @@ def page() -> str:
 
 def classes() -> str:
     """A table of the classes, most general first where one is a part of another."""
-    rows = ["| Class | `code` | Means |", "|---|---|---|"]
+    rows = ["| Class, `code` | Means |", "|---|---|"]
     for name, found in vars(errors).items():
         if isinstance(found, type) and issubclass(found, SHOWN):
             meaning = " ".join((found.__doc__ or "").split())
-            rows.append(f"| `{name}` | `{found.code}` | {meaning} |")
+            rows.append(f"| `{name}`<br>`{found.code}` | {meaning} |")
     return "\n".join(
-        [*rows, f"| `UnusedValueWarning` | | {' '.join((errors.UnusedValueWarning.__doc__ or '').split())} |"]
+        [*rows, f"| `UnusedValueWarning` | {' '.join((errors.UnusedValueWarning.__doc__ or '').split())} |"]
     )
 
 

@@ -19,11 +19,13 @@ NOT_SHOWN: Final[dict[str, tuple[str, ...]]] = {
         "transformers has no model class for",
         "The image processor of",
         "it has attention sinks or another layout",
+        "was built for … attention and does not change to",
         "does not have all of …, which another invoke of the batch has",
         "has one entry a row, and not every invoke gives it",
         "The model gives one … for all prompts of a batch",
         "Invoke … was given … twice.",
         "Decoder prompts of unequal lengths",
+        "How many steps this generation takes is not known",
     ),
     "becomes part of another message, which is shown": (
         "shapes … and … do not agree",

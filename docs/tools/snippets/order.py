@@ -245,4 +245,20 @@ with model.session():
 """,
         "Open the session of the wrapper that has the modules.",
     ),
+    Snippet(
+        "A value of a session's trace that failed",
+        "RecordError",
+        """\
+with model.session():
+    try:
+        with model.trace("The Louvre is in"):
+            hidden = model.transformer.h[1].output[0]
+            raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        pass
+    with model.trace("The Prado is in"):
+        model.transformer.h[1].output[0][:] = hidden
+""",
+        "The rest of the session has no use for it.",
+    ),
 )

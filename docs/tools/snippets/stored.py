@@ -151,4 +151,13 @@ codec.loads(*codec.dumps(tracer.graph)).to_nnsight_source()
 """,
         "Which modules are residual blocks is known from the model.",
     ),
+    Snippet(
+        "Layers that are no number",
+        "SiteError",
+        """\
+with model.trace("The Louvre is in"):
+    hidden = model.sites.resid_post["last"].save()
+""",
+        "`-1` is the last one.",
+    ),
 )

@@ -18,8 +18,11 @@ OUTPUTS = re.findall(r"^```\{\.text \.wrap[^\n]*\n(.*?)^```", TEXT, re.M | re.S)
 PARTS = [part for parts in NOT_SHOWN.values() for part in parts]
 OURS = {name for name, found in vars(errors).items() if inspect.isclass(found) and issubclass(found, SHOWN)}
 SITES = re.compile(r"\(at patch\.py:\d|patch\.py:\d|line \d|[Ii]nvokes? \d")
-ABOUT_THE_CALL = ("no tokenizer", "without weights", "no weights", "No prompt was given", "new ones do not fit")
-"""Messages about the call that the traceback ends with."""
+ABOUT_THE_CALL = (
+    "no tokenizer", "no image processor", "without weights", "no weights", "No prompt was given",
+    "new ones do not fit", "cannot be one batch", "can be tapped", "does not tell the scores",
+)  # fmt: skip
+"""Messages about the model, or about the call that the traceback ends with."""
 
 
 def test_every_kind_of_error_is_shown_or_has_a_reason_not_to_be() -> None:
@@ -38,7 +41,7 @@ def test_no_reason_is_left_over() -> None:
 def test_every_error_class_of_a_trace_is_shown() -> None:
     shown = {snippet.raises for snippets in SNIPPETS.values() for snippet in snippets}
     assert {name for name in OURS if name not in {"TraceError", *shown}} == set()
-    assert {name for name in OURS if f"| `{name}` |" not in TEXT} == set()
+    assert {name for name in OURS if f"| `{name}`<br>" not in TEXT} == set()
 
 
 def test_every_snippet_has_a_title_and_a_sentence_of_its_own() -> None:
