@@ -320,7 +320,9 @@ def _whole(value: object, high: int) -> bool:
     return type(value) is int and 0 <= value <= high
 
 
-def _text(value: str) -> str:
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise GraphFormatError(f"A key of a dict is {shown(value)}; a stored graph takes text.")
     if len(value) > MAX_TEXT:
         raise GraphFormatError(f"A text has {len(value)} characters, a stored graph takes {MAX_TEXT}.")
     if not value.isascii():

@@ -163,7 +163,7 @@ class Recorder:
         if kind is list:
             return [self.encode(item) for item in value]
         if isinstance(value, dict):
-            return {str(key): self.encode(item) for key, item in value.items()}
+            return {_plain_key(key): self.encode(item) for key, item in value.items()}
         if kind is slice:
             return slice(self.encode(value.start), self.encode(value.stop), self.encode(value.step))
         if isinstance(value, _PLAIN_KINDS):  # a subclass: an enumeration, a named tuple's field
@@ -172,8 +172,8 @@ class Recorder:
             return torch.as_tensor(value).clone()
         raise OperationError(
             f"An argument of type {kind.__name__} cannot be recorded (at {user_line()}).",
-            remedy="Give tensors, numbers, text, slices and proxies; tracer.apply(function, ...) runs any function on "
-            "the values.",
+            remedy="Give tensors, numbers, text, slices and proxies. A function for tracer.apply may use any other "
+            "object of your own: tracer.apply(lambda value: function(value, object), proxy).",
         )
 
     def _constant(self, value: Tensor) -> Tensor:
@@ -337,6 +337,16 @@ class Recorder:
         self._loop_bases = {}
         self._constants = {}
         self.validator = None
+
+
+def _plain_key(key: Any) -> Any:
+    """The key of a dict as it is. Raises `OperationError` for a value of the trace, whose number is not known yet."""
+    if isinstance(key, (Operators, Tensor)):
+        raise OperationError(
+            f"A value cannot be the key of a dict in an argument (at {user_line()}).",
+            remedy="Give keys and values as two lists.",
+        )
+    return key
 
 
 def _ended() -> Base:

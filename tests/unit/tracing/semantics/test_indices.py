@@ -1,5 +1,6 @@
 """Semantics 7: whole numbers of NumPy's and torch's mean at a block what Python's do."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -37,12 +38,13 @@ def test_a_view_of_any_zero_is_written_whole(gpt2: LanguageModel, number: Any) -
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_any_one_is_refused(gpt2: LanguageModel, number: Any) -> None:
-    for use in (
+    uses: tuple[Callable[[Any], Any], ...] = (
         lambda block: block.output[number(1)],
         lambda block: block.output.__setitem__(number(1), 0),
         lambda block: block.input[number(1)],
         lambda block: block.input.__setitem__(number(1), 0),
-    ):
+    )
+    for use in uses:
         with pytest.raises(RecordError, match=r"\[1\]"), gpt2.trace(TOKENS):
             use(gpt2.transformer.h[1])
 

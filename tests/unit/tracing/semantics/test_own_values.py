@@ -77,12 +77,11 @@ def test_a_scan_knows_both_saves(net: Model) -> None:
 def test_the_dtype_of_a_cache_is_not_that_of_a_save(gpt2: LanguageModel, first: bool) -> None:
     with gpt2.trace(PROMPT) as tracer:
         block = gpt2.transformer.h[0]
-        if first:
-            saved = [block.output.save(), block.mlp.output.save()]
+        saved = [block.output.save(), block.mlp.output.save()] if first else []
         half = tracer.cache(modules=[block, block.mlp], dtype=torch.bfloat16)
         single = tracer.cache(modules=[block, block.mlp], dtype=torch.float32)
         if not first:
-            saved = [block.output.save(), block.mlp.output.save()]
+            saved += [block.output.save(), block.mlp.output.save()]
     assert [one.dtype for one in saved] == [torch.float64] * 2
     for path in ("transformer.h.0", "transformer.h.0.mlp"):
         assert (half[path].output.dtype, single[path].output.dtype) == (torch.bfloat16, torch.float32)
@@ -155,21 +154,19 @@ def test_a_finished_trace_is_freed_without_the_collector(net: Model, differentia
     gc.collect()
     gc.disable()
     try:
+        gone: list[weakref.ref[Any]] = []
         with net.trace(rows()) as tracer:
             net.first.output[:1] = torch.ones(1, 6, dtype=torch.float64)
             hidden = net.second.output
-            saved = net.first.output.save()
+            saved = [net.first.output.save()]
             if differentiated:
-                gradient = hidden.grad.save()
+                saved.append(hidden.grad.save())
                 net.output.sum().backward()
-            gone = [
+            gone += [
                 weakref.ref(value) for node in tracer.graph.nodes for value in node.args if isinstance(value, Tensor)
             ]
             gone.append(weakref.ref(tracer.recorder))
-        gone.append(weakref.ref(saved.value))
-        if differentiated:
-            gone.append(weakref.ref(gradient.value))
-            del gradient
+        gone += [weakref.ref(one.value) for one in saved]
         del tracer, saved, hidden
         assert [one() for one in gone] == [None] * len(gone)
     finally:
