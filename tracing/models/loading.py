@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import torch
 import transformers
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import CONFIG_MAPPING
 from transformers.models.auto import modeling_auto
@@ -20,6 +20,9 @@ PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "mod
 """Names under which weights are stored as pickles, which can run any code when read."""
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+_STORED: Final = {"F32": torch.float32, "F64": torch.float64, "BF16": torch.bfloat16, "F16": torch.float16}
+"""Floating-point precisions as safetensors files call them."""
 
 TASKS: Final = (
     modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -149,17 +152,34 @@ def architecture(config: Mapping[str, Any], name: str) -> Any:
     )
 
 
-def build_module(source: Source, *, dtype: torch.dtype, attn_implementation: str | None = None) -> nn.Module:
-    """The module of a config.json on the "meta" device: all shapes, no weights."""
-    config = read_config(source)
-    kind = architecture(config, source.name)
+def build_module(source: Source, *, dtype: torch.dtype | str, attn_implementation: str | None = None) -> nn.Module:
+    """The module of a config.json on the "meta" device: all shapes, no weights; "auto" for the stored precision."""
+    read = read_config(source)
+    kind = architecture(read, source.name)
     options = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     try:
+        config = kind.config_class.from_dict(read)
+        if dtype == "auto":
+            dtype = _stored_dtype(config, source)
         with torch.device("meta"):
-            module: nn.Module = kind._from_config(kind.config_class.from_dict(config), dtype=dtype, **options)
+            module: nn.Module = kind._from_config(config, dtype=dtype, **options)
     except (OSError, ValueError, RuntimeError, ImportError, TypeError) as error:
         raise _unloadable(source, error) from error
     return module
+
+
+def _stored_dtype(config: Any, source: Source) -> torch.dtype:
+    """What loading with "auto" gives: the config's precision; without one, that of the first floating-point weight."""
+    named = getattr(config, "dtype", None)
+    if named is not None:
+        return dtype_of(named)
+    for file in sorted(source.folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as weights:
+            for name in weights.keys():  # noqa: SIM118 (it is no mapping)
+                found = _STORED.get(weights.get_slice(name).get_dtype())
+                if found is not None:
+                    return found
+    return torch.float32
 
 
 def load_module(

@@ -80,7 +80,7 @@ class Pretrained(Model):
         if isinstance(model, nn.Module):
             if revision is not None:
                 raise ModelError("A module in memory has no revisions.", remedy="Leave revision out.")
-            source, module = None, model
+            source, module = None, _uncompiled(model)
             _place(module, dtype, device, device_map, attn_implementation)
         else:
             source = find(model, revision=revision, weights=device != META)
@@ -89,7 +89,7 @@ class Pretrained(Model):
             else:
                 module = load_module(
                     source,
-                    dtype="auto" if dtype == "auto" else _wanted(dtype),
+                    dtype=_wanted(dtype),
                     device=device or (torch.device("cpu") if device_map is None else None),
                     device_map=device_map,
                     attn_implementation=attn_implementation,
@@ -281,9 +281,9 @@ def _generation_names() -> frozenset[str]:
     return frozenset(name for name in vars(config()) if not name.startswith("_")) | GENERATE_ARGUMENTS
 
 
-def _wanted(dtype: str | torch.dtype | None) -> torch.dtype:
-    """The precision asked for: 32 bits unless said otherwise, whatever the weights are stored in."""
-    return torch.float32 if dtype is None or dtype == "auto" else dtype_of(dtype)
+def _wanted(dtype: str | torch.dtype | None) -> torch.dtype | str:
+    """The precision asked for: 32 bits unless said otherwise, whatever the weights are stored in ("auto")."""
+    return torch.float32 if dtype is None else "auto" if dtype == "auto" else dtype_of(dtype)
 
 
 def _one_place(
@@ -334,6 +334,18 @@ def _place(
         module.to(device)
     if device_map is not None:
         _spread(module, device_map)
+
+
+def _uncompiled(module: nn.Module) -> nn.Module:
+    """The module that torch.compile was given. Raises `ModelError` for one that was compiled in place."""
+    if type(module).__name__ == "OptimizedModule":
+        module = module._orig_mod  # type: ignore[assignment]
+    if hasattr(module.forward, "_torchdynamo_orig_callable") or module._compiled_call_impl is not None:
+        raise ModelError(
+            "The forward of this module is compiled in place, and compiled code passes the insides of attention by.",
+            remedy="Wrap the module before it is compiled, or compile a copy: torch.compile(module) is fine.",
+        )
+    return module
 
 
 def _spread(module: nn.Module, device_map: str | Mapping[str, Any]) -> None:

@@ -307,3 +307,16 @@ def test_a_folder_or_module_has_no_revisions(saved: Path) -> None:
     for model in (saved, gpt2()):
         with pytest.raises(ModelError, match="has no revisions"):
             LanguageModel(model, revision="main")
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["in the config", "in the weights only"])
+def test_shapes_without_weights_have_the_stored_precision_where_it_is_asked_for(saved: Path, named: bool) -> None:
+    gpt2().to(torch.bfloat16).save_pretrained(saved)
+    if not named:
+        config = json.loads((saved / "config.json").read_text())
+        (saved / "config.json").write_text(
+            json.dumps({k: v for k, v in config.items() if k not in ("dtype", "torch_dtype")})
+        )
+    assert LanguageModel(saved, dtype="auto").dtype == torch.bfloat16
+    assert LanguageModel(saved, device="meta", dtype="auto").dtype == torch.bfloat16
+    assert LanguageModel(saved, device="meta").dtype == torch.float32
