@@ -206,6 +206,24 @@ def test_a_compiled_module_is_traced(net: Model) -> None:
     close(found, expected.value)
 
 
+def test_a_compiled_language_model_is_traced_as_what_it_was_made_from(gpt2: LanguageModel) -> None:
+    compiled = LanguageModel(torch.compile(gpt2._model, backend="eager"), tokenizer=support.TOKENIZER)  # type: ignore[arg-type]
+    with compiled.trace(PROMPTS[0]):
+        compiled.transformer.h[1].output[:, 0] = 0
+        found = compiled.output.save()
+    with gpt2.trace(PROMPTS[0]):
+        gpt2.transformer.h[1].output[:, 0] = 0
+        expected = gpt2.output.save()
+    assert torch.equal(found.value, expected.value)
+
+
+def test_a_forward_compiled_in_place_is_refused() -> None:
+    module: Any = support.gpt2()
+    module.forward = torch.compile(module.forward, backend="eager")
+    with pytest.raises(ModelError, match=r"compiled in place.*before it is compiled"):
+        LanguageModel(module)
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_torchscript_module_is_refused() -> None:
     script = torch.jit.trace(support.Net(), support.rows())  # type: ignore[no-untyped-call]
