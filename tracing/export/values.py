@@ -9,7 +9,7 @@ from torch import Tensor
 from tracing.export.ops import Expressions
 from tracing.graph.heads import HEADS
 from tracing.graph.lens import SAME_FOR_TENSORS, Steps, first_name, get
-from tracing.graph.text import view_text
+from tracing.graph.text import quoted, view_text
 
 FIRST: Final[tuple[Steps, ...]] = ((("first",),), (("args",), ("index", 0)))
 """The ways to say the first argument."""
@@ -100,8 +100,8 @@ class Places:
             return f"{text}[0]" if isinstance(value, (tuple, list)) else text
         args, kwargs = value
         if kind == "first":
-            return f"{text}[0][0]" if args else f'{text}[1]["{first_name(kwargs)}"]'
-        return f"{text}[0]" if args else f'({text}[1]["{first_name(kwargs)}"],)'
+            return f"{text}[0][0]" if args else f"{text}[1][{quoted(first_name(kwargs))}]"
+        return f"{text}[0]" if args else f"({text}[1][{quoted(first_name(kwargs))}],)"
 
     def own(self, text: str, tensor: Tensor, held: Held) -> str:
         """A tensor without the padding before its prompt's first token."""
@@ -148,13 +148,17 @@ class Places:
         if kind in ("first", "args"):
             args, kwargs = value
             if kind == "args":
-                return f"({inner}, {text}[1])" if args else f'((), {{**{text}[1], "{first_name(kwargs)}": {inner}[0]}})'
+                return (
+                    f"({inner}, {text}[1])"
+                    if args
+                    else f"((), {{**{text}[1], {quoted(first_name(kwargs))}: {inner}[0]}})"
+                )
             if args:
                 return f"(({inner}, *{text}[0][1:]), {text}[1])"
-            return f'({text}[0], {{**{text}[1], "{first_name(kwargs)}": {inner}}})'
+            return f"({text}[0], {{**{text}[1], {quoted(first_name(kwargs))}: {inner}}})"
         if isinstance(value, Mapping) or kind == "field" or getattr(value, "logits", None) is not None:
             name = "logits" if kind in ("logits", "main") else step[1]
-            return f'replaced({text}, "{name}", {inner})' if isinstance(name, str) else _unfit(value)
+            return f"replaced({text}, {quoted(name)}, {inner})" if isinstance(name, str) else _unfit(value)
         if isinstance(value, (tuple, list)):
             index = 0 if kind in ("main", "logits") else step[1]
             return _tuple_with(text, value, index, inner)

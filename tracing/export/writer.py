@@ -15,6 +15,7 @@ from tracing.export.values import Held, Places, Unwritable
 from tracing.graph.lens import Steps
 from tracing.graph.lines import NOWHERE
 from tracing.graph.nodes import Node
+from tracing.graph.text import one_line
 
 MOST_NUMBERS: Final = 64
 """Longest constant of whole numbers that is written out."""
@@ -138,7 +139,7 @@ class Writer:
         """Append a statement to the node's block."""
         home = home or self.plan.homes[node]
         step = self.plan.keys[node][1]
-        line = "" if node.line == NOWHERE else str(node.line)
+        line = "" if node.line == NOWHERE else one_line(node.line)
         conditions = self.plan.guards[node] if guards is None else guards
         statement = Statement(text, int(step) if step != AFTER else 0, conditions, line, self.depth)
         self.blocks.of.setdefault(home, []).append(statement)

@@ -16,7 +16,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from tracing.graph.lines import NOWHERE
+from tracing.graph.lines import NOWHERE, Line
 from tracing.graph.nodes import Graph, Guard, Node, Site, Stage
 
 Name = Callable[[Node], str]
@@ -78,6 +78,11 @@ def quoted(text: str) -> str:
     """Text as a Python literal, in double quotes where that needs no more escapes."""
     plain = repr(text)
     return f'"{plain[1:-1]}"' if plain[0] == "'" and '"' not in text and "\\'" not in plain else plain
+
+
+def one_line(line: Line) -> str:
+    """A line of the user's code as a comment; a stored graph's may hold anything, line breaks too."""
+    return "".join(letter if letter.isprintable() else "?" for letter in str(line))
 
 
 def index_text(index: Any, name: Name, constant: Callable[[Tensor], str]) -> str:
@@ -145,7 +150,7 @@ def _line(graph: Graph, node: Node) -> str:
         name = graph.saves[node.id]
         notes.append(f"→ saved as {quoted(name)}" if name else "→ saved")
     if node.line != NOWHERE:
-        notes.append(f"# {node.line}")
+        notes.append(f"# {one_line(node.line)}")
     return "  ".join((f"%{node.id} = {_expression(node, len(graph.invokes) > 1)}", *notes))
 
 

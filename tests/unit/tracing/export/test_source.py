@@ -19,6 +19,7 @@ from tests.unit.tracing.seed import support
 from tracing import LanguageModel, Model
 from tracing.errors import ExportError
 from tracing.graph import codec
+from tracing.graph.lines import Line
 from tracing.graph.nodes import Graph
 
 IDS = [3, 5, 7, 11]
@@ -173,6 +174,20 @@ def test_a_graph_keeps_no_model_alive() -> None:
     assert graph.model() is None
     with pytest.raises(ExportError, match="is gone"):
         graph.to_nnsight_source()
+
+
+def test_a_line_of_a_stored_graph_stays_a_comment(gpt2: LanguageModel) -> None:
+    with gpt2.trace(IDS) as tracer:
+        gpt2.output.save()
+    graph = tracer.graph
+    for node in graph.nodes:
+        node.line = Line("a.py\nraise SystemExit", 1, "f\r\nraise SystemExit\x1b[2J")
+
+    text = str(graph.to_nnsight_source())
+
+    assert not any(isinstance(node, ast.Raise) for node in ast.walk(ast.parse(text)))
+    assert "\x1b" not in text
+    assert len(str(graph).splitlines()) == len(graph.nodes)
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------
