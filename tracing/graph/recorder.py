@@ -116,6 +116,8 @@ class Recorder:
         self.stage: Stage | None = None
         self.invoke: Invoke | None = None
         self.step = 0
+        self.stepping = False
+        """Whether a loop over generation steps says which step is meant."""
         self.guard: Guard | None = None
         self.loop: Loop | None = None
         self.cells: dict[int, Cell] = {}
@@ -244,7 +246,7 @@ class Recorder:
 
     def begin_invoke(self, invoke: Invoke) -> None:
         """What follows is said of this prompt."""
-        self.invoke, self.step, self.shifts = invoke, 0, {}
+        self.invoke, self.step, self.shifts, self.stepping = invoke, 0, {}, False
 
     def end_invoke(self) -> None:
         """The prompt's block ends."""
@@ -296,9 +298,13 @@ class Recorder:
             raise RecordError("Loops over generation steps do not nest.", remedy="Close the outer loop first.")
         self.loop, self._loop_bases = loop, {}
         sites, self._sites = self._sites, {}
+        at_end, self.at_end = self.at_end, []
+        stepping, self.stepping = self.stepping, True
         try:
             yield
+            self.finish_invoke()
         finally:
+            self.at_end, self.stepping = at_end, stepping
             loop.carried.extend((before, base.node) for base, before in self._loop_bases.items())
             self.loop, self._loop_bases, self._sites = None, {}, sites
 

@@ -7,13 +7,14 @@ cache["transformer.h.0"].output, cache.transformer.h[0].output
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import nn
 
-from tracing.errors import NotCachedError, SiteError
+from tracing.errors import NotCachedError, RecordError, SiteError
 from tracing.graph.lens import get
+from tracing.graph.lines import user_line
 from tracing.graph.proxy import Proxy
 from tracing.graph.recorder import Base, Recorder
 from tracing.models.envoy import Envoy
@@ -42,9 +43,12 @@ class Entry:
 
     @property
     def input(self) -> Any:
-        """The first argument."""
-        return get(self.inputs, (("first",),))
+        """The first argument; in a cache of several steps, that of each."""
+        given = self.inputs
+        return [get(one, _FIRST) for one in given] if isinstance(given, list) else get(given, _FIRST)
 
+
+_FIRST: Final = (("first",),)
 
 Proxies = dict[str, tuple[Proxy, Proxy | None]]
 
@@ -61,7 +65,7 @@ class Cache(Mapping[str, Entry]):
 
     @property
     def _proxies(self) -> Proxies:
-        return {path: pair for path, pair in self._all.items() if pair[0]._resolved()}
+        return {path: pair for path, pair in self._all.items() if pair[0]._resolved() and _came(pair[0].value)}
 
     def __getitem__(self, key: str) -> Entry:
         path = key if key in self._all else key.removeprefix("model.")
@@ -123,11 +127,16 @@ def cached(
     """Record saves of the modules' values; by default of all modules, as far as the forward calls them.
 
     They are recorded at the end of the prompt's block, so that the cache holds what the block's writes made of them.
+    Raises `RecordError` where it is not said of which prompt, or of which step of a generation.
     """
+    _refuse_unplaced(recorder)
     chosen = [_envoy(model, module) for module in modules] if modules is not None else _callable(model)
     proxies: Proxies = {}
+    step, shifts = recorder.step, dict(recorder.shifts)
 
     def record() -> None:
+        before = recorder.step, recorder.shifts
+        recorder.step, recorder.shifts = step, shifts
         for envoy in chosen:
             output = envoy.output if modules is not None else _if_called(model, recorder, envoy, "output")
             inputs = None
@@ -137,9 +146,32 @@ def cached(
                 if proxy is not None:
                     recorder.keep_as(proxy.save()._proxy, device, dtype)
             proxies[envoy.path] = output, inputs
+        recorder.step, recorder.shifts = before
 
     recorder.at_end.append(record)
     return Cache(proxies)
+
+
+def _came(value: Any) -> bool:
+    """Whether there is a value: what no step of a loop called is a list of none."""
+    return not isinstance(value, list) or bool(value)
+
+
+def _refuse_unplaced(recorder: Recorder) -> None:
+    if recorder.stage is None or recorder.invoke is None:
+        raise RecordError(
+            f"tracer.cache was called outside of a prompt's block (at {user_line()}), so it is not clear whose values "
+            "it is to hold.",
+            remedy="Call it in `with tracer.invoke(prompt):` for that prompt's, in `with tracer.invoke():` for those "
+            "of the whole batch.",
+        )
+    if recorder.stage.mode == "generate" and not (recorder.stepping or recorder.step):
+        raise RecordError(
+            f"In a generation each step has values of its own, and tracer.cache was called outside of any step (at "
+            f"{user_line()}).",
+            remedy="In `for step in tracer.iter[:]:` there is one cache a step; in `with tracer.iter[:]:` one cache "
+            "holds a list of every value.",
+        )
 
 
 def _if_called(model: "Model", recorder: Recorder, envoy: Envoy, kind: str) -> Proxy:

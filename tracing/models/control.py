@@ -47,13 +47,13 @@ class Steps:
         return self._numbers(slice(None)) if self._chosen is None else self._chosen
 
     def __iter__(self) -> Iterator[int]:
-        recorder, before = self._recorder, self._recorder.step
+        recorder, before = self._recorder, (self._recorder.step, self._recorder.stepping)
         try:
             for step in self._all():
-                recorder.step = step
+                recorder.step, recorder.stepping = step, True
                 yield step
         finally:
-            recorder.step = before
+            recorder.step, recorder.stepping = before
 
     def __enter__(self) -> "Steps":
         self._before = self._recorder.step
