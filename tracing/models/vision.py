@@ -53,9 +53,11 @@ class VisionModel(Pretrained):
     def batch(self, inputs: Sequence[Inputs], *, generating: bool = False, steps: int = 1) -> Batch:
         """One call for the images of all invokes.
 
-        An invoke gives pixels `[batch, channel, height, width]` or `[channel, height, width]`, what a processor
-        returned (a mapping with `pixel_values`), an image or a list of images.
-        Raises `PromptError` for images of unequal sizes and for what is no image, `TypeError` for unknown arguments.
+        An invoke gives pixels `[batch, channel, height, width]` or `[channel, height, width]` (tensors or arrays of
+        floats), what a processor returned (a mapping with `pixel_values`), an image or a list of images: Pillow's, or
+        arrays `[height, width, channel]`.
+        Raises `PromptError` for images of unequal sizes, for what is no image and for pixels that are whole numbers,
+        `TypeError` for unknown arguments.
         """
         read = []
         for number, one in enumerate(inputs, start=1):
@@ -94,6 +96,14 @@ class VisionModel(Pretrained):
                 remedy="Bring channels to the front: pixels.permute(...), or give a picture to the processor.",
                 where={"invoke": number, "shape": list(pixels.shape)},
             )
+        if not pixels.is_floating_point():
+            raise PromptError(
+                f"The pixels of invoke {number} are whole numbers ({pixels.dtype}), and the model reads what its "
+                "processor makes of those: scaled and normalised ones.",
+                remedy="Give the picture itself, as an array [height, width, channel] or by Pillow, or what "
+                "model.processor(picture) returns; pixels.float() where the numbers are meant as they are.",
+                where={"invoke": number, "dtype": str(pixels.dtype)},
+            )
         named["pixel_values"] = pixels.to(self.dtype)
         return named
 
@@ -101,7 +111,10 @@ class VisionModel(Pretrained):
         """Pixels of a tensor, an array, an image or a list of images."""
         if isinstance(prompt, Tensor):
             return prompt
-        images = list(prompt) if isinstance(prompt, list | tuple) else [prompt]
+        if _is_array(prompt) and prompt.ndim == 4 and prompt.dtype.kind == "f":
+            return torch.tensor(prompt)
+        several = isinstance(prompt, list | tuple) or (_is_array(prompt) and prompt.ndim == 4)
+        images = [torch.tensor(one) if self._are_pixels(one) else one for one in (prompt if several else [prompt])]
         if images and all(isinstance(image, Tensor) for image in images):
             return torch.stack(images)
         if not images or not all(_is_image(image) for image in images):
@@ -113,10 +126,22 @@ class VisionModel(Pretrained):
         assert isinstance(found, Tensor)
         return found
 
+    def _are_pixels(self, image: Any) -> bool:
+        """Whether an array is pixels as the model reads them, `[channel, height, width]`, and not a picture."""
+        if not _is_array(image) or image.ndim != 3 or image.dtype.kind != "f":
+            return False
+        channels = getattr(self.config, "num_channels", None)
+        return bool(image.shape[0] == channels != image.shape[2])
+
+
+def _is_array(value: Any) -> bool:
+    """A numpy array, as far as one can tell without numpy."""
+    return hasattr(value, "ndim") and hasattr(value, "__array_interface__")
+
 
 def _is_image(value: Any) -> bool:
     """A Pillow image, or a picture as an array `[height, width, channel]`."""
-    return hasattr(value, "convert") or (hasattr(value, "__array_interface__") and getattr(value, "ndim", 0) in (2, 3))
+    return hasattr(value, "convert") or (_is_array(value) and value.ndim in (2, 3))
 
 
 def _require_pillow() -> None:

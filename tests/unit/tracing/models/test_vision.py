@@ -50,13 +50,16 @@ def test_images_of_several_invokes_are_one_batch_and_give_the_logits_of_each_alo
             torch.testing.assert_close(together[rows.start : rows.stop], alone, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("form", ["keyword", "mapping", "list of tensors"])
+@pytest.mark.parametrize("form", ["keyword", "mapping", "list of tensors", "array", "array of doubles", "arrays"])
 def test_pixels_come_in_many_forms(model: VisionModel, form: str) -> None:
     wanted = pixels(2)
     forms = {
         "keyword": Inputs((), {"pixel_values": wanted}),
         "mapping": Inputs((hf.BatchFeature({"pixel_values": wanted.numpy()}),)),
         "list of tensors": Inputs((list(wanted),)),
+        "array": Inputs((wanted.numpy(),)),
+        "array of doubles": Inputs((wanted.double().numpy(),)),
+        "arrays": Inputs((list(wanted.numpy()),)),
     }
     assert torch.equal(model.batch([forms[form]]).kwargs["pixel_values"], wanted)
 
@@ -108,6 +111,28 @@ def test_pictures_without_pillow_say_so(folder: Path, monkeypatch: pytest.Monkey
 def test_what_is_no_image_of_this_model_says_so(model: VisionModel, prompt: Any, message: str) -> None:
     with pytest.raises(PromptError, match=message):
         model.batch([Inputs((prompt,))])
+
+
+@pytest.mark.parametrize("form", ["tensor", "one", "keyword", "mapping"])
+def test_pixels_of_whole_numbers_are_refused(model: VisionModel, form: str) -> None:
+    raw = torch.randint(0, 255, (1, 3, 12, 12), dtype=torch.uint8)
+    forms = {
+        "tensor": Inputs((raw,)),
+        "one": Inputs((raw[0],)),
+        "keyword": Inputs((), {"pixel_values": raw}),
+        "mapping": Inputs(({"pixel_values": raw.numpy()},)),
+    }
+    with pytest.raises(PromptError, match=r"invoke 1 are whole numbers \(torch\.uint8\).*model\.processor"):
+        model.batch([forms[form]])
+
+
+def test_an_array_of_one_image_is_pixels_or_a_picture_by_its_numbers(folder: Path) -> None:
+    model = VisionModel(folder)
+    wanted = pixels(1)
+    assert torch.equal(model.batch([Inputs((wanted[0].numpy(),))]).kwargs["pixel_values"], wanted)
+    pictures = np.stack([np.asarray(picture(255)), np.asarray(picture(0))])
+    found = model.batch([Inputs((pictures,))]).kwargs["pixel_values"]
+    assert found[:, 0, 0, 0].tolist() == [1.0, -1.0]
 
 
 def test_text_is_no_image(model: VisionModel) -> None:
