@@ -104,14 +104,14 @@ def plan_of(model: Any, graph: Graph, cells: Mapping[int, Cell]) -> Plan:
     described = [_described(forward, graph) for forward in forwards]
     rehearsal = Rehearsal(model, program, cells)
     rehearsal.rehearse()
-    stops = rehearsal.stops
+    ends = rehearsal.ends
     known = not rehearsal.reason
     return Plan(
         tuple(
             PlannedForward(
                 **about,
-                known=number < len(stops),
-                stops_after=_name(stop) if number < len(stops) and (stop := stops[number]) is not None else None,
+                known=number < len(ends),
+                stops_after=_name(stop) if number < len(ends) and (stop := ends[number]) is not None else None,
             )
             for number, about in enumerate(described)
         ),

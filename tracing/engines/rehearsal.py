@@ -43,7 +43,7 @@ class Rehearsal(Run):
         self.peak_bytes = 0
         self.unknown = 0
         """Saved values whose size depends on numbers."""
-        self.stops: list[Place | None] = []
+        self.ends: list[Place | None] = []
         """The place at which each forward stops; None where it runs to its end."""
         self.reason = ""
         """Why the program could not be gone through to its end."""
@@ -103,7 +103,7 @@ class Rehearsal(Run):
                 raise self.failed from None
             name = type(error).__name__
             raise _CannotRehearseError(f"the model does not run without numbers ({name}: {error})") from error
-        self.stops.append(self._place)
+        self.ends.append(self._place)
         with self._modes():
             settle(self, forward)
 
@@ -133,14 +133,17 @@ class Rehearsal(Run):
 
     def visit(self, place: Place, raw: Any) -> Any:
         """The forward passes a place: its tensors are the model's, not ours."""
-        for storage in _storages(raw):
-            self._foreign[storage._cdata] = storage
+        self._is_foreign(raw)
         try:
             return super().visit(place, raw)
         except Enough:
             if place != RESULT:  # there the generation is over
                 self._place = place
             raise
+
+    def _is_foreign(self, value: Any) -> None:
+        for storage in _storages(value):
+            self._foreign[storage._cdata] = storage
 
     # -- nodes --------------------------------------------------------------------------------------------------------
     def execute(self, node: Node) -> None:
@@ -164,6 +167,11 @@ class Rehearsal(Run):
             return op.function(*given[0], **given[1])
         except NO_NUMBERS:
             return self.env[node.args[0]] if node.op == "write" else SKIPPED
+
+    def _parameter(self, node: Node) -> Any:
+        value = super()._parameter(node)
+        self._is_foreign(value)
+        return value
 
     def _backward(self, node: Node) -> Any:
         # Only for gradients that the program names: the others go to leaves of the user's, which stay as they are.

@@ -90,6 +90,13 @@ def test_a_write_copies_what_it_changes(model: Model, x: Tensor) -> None:
     assert plan.peak_bytes == 2 * ROW
 
 
+def test_weights_are_the_models(model: Model, x: Tensor) -> None:
+    with model.trace(x) as tracer:
+        (model.first.linear.weight * 2)[0].save()  # 3 rows of the weight's, and 1 of them saved
+    plan = tracer.plan()
+    assert (plan.saved_bytes, plan.peak_bytes) == (ROW, 3 * ROW + ROW)
+
+
 @pytest.mark.parametrize("late", [False, True])
 def test_the_estimate_is_the_measured_peak(model: Model, x: Tensor, *, late: bool) -> None:
     ones = torch.ones(200, 300, dtype=torch.float64)  # what the net itself makes is tiny beside it
