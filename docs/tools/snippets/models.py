@@ -332,4 +332,12 @@ Model(scripted)
 """,
         "Wrap the module that it was made of.",
     ),
+    Snippet(
+        "Parts of a model on disk",
+        "ModelError",
+        """\
+LanguageModel(MODEL_DIR, device_map={"": "disk"})
+""",
+        "Parts may be on the CPU: they are moved for each forward.",
+    ),
 )

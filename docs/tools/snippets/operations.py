@@ -225,4 +225,14 @@ with model.trace("The Louvre is in"):
 """,
         "`input` itself is the tensor; `input[0]` is the tuple that it is in.",
     ),
+    Snippet(
+        "A value as the key of a dict",
+        "OperationError",
+        """\
+with model.trace("The Louvre is in") as tracer:
+    top = model.output[0, -1].argmax()
+    names = tracer.apply(len, {top: "city"}).save()
+""",
+        "A key must be known when the dict is made.",
+    ),
 )

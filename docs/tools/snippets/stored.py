@@ -160,4 +160,16 @@ with model.trace("The Louvre is in"):
 """,
         "`-1` is the last one.",
     ),
+    Snippet(
+        "An edit of another model",
+        "GraphFormatError",
+        """\
+with model.edit() as edited:
+    edited.transformer.h[1].output[0][:] = 0
+
+edited.save_edits("zero.json")
+net.load_edits("zero.json")
+""",
+        "An edit names modules, and the model must have them.",
+    ),
 )

@@ -49,6 +49,18 @@ def test_the_outputs_of_the_notebook_are_those_of_a_run_from_top_to_bottom() -> 
     assert notebook.is_current(stored, notebook.executed(stored)), "Run: make docs-pages"
 
 
+@pytest.mark.parametrize("kind", ["stream", "execute_result"])
+def test_a_stale_output_of_the_notebook_is_found(kind: str) -> None:
+    stored, changed = notebook.read(), notebook.read()
+    output = next(out for cell in changed["cells"] for out in cell.get("outputs", ()) if out["output_type"] == kind)
+    if kind == "stream":
+        output["text"] = ["something else\n"]
+    else:
+        output["data"]["text/plain"] = ["something else"]
+    assert notebook.is_current(stored, stored)
+    assert not notebook.is_current(changed, stored)
+
+
 def test_the_notebook_holds_nothing_of_the_machine_that_ran_it() -> None:
     stored = notebook.read()
     assert (stored["nbformat"], stored["nbformat_minor"]) == (4, 5)

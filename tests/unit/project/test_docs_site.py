@@ -4,7 +4,9 @@ import os
 import re
 import subprocess
 import sys
+from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -62,3 +64,46 @@ def test_the_reference_has_the_docstrings(site: Path) -> None:
 
 def test_the_tools_are_not_published(site: Path) -> None:
     assert [path.name for path in site.rglob("*.py")] == []
+
+
+class Links(HTMLParser):
+    """The addresses that a page links to or loads, and its anchors."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.targets: set[str] = set()
+        self.anchors: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name in ("id", "name") and value:
+                self.anchors.add(value)
+            if name in ("href", "src") and value:
+                self.targets.add(value)
+
+
+def test_every_link_inside_the_site_leads_to_a_page_and_an_anchor(site: Path) -> None:
+    pages = {path: Links(path.read_text()) for path in site.rglob("*.html") if path.name != "404.html"}
+    dead = []
+    for path, page in pages.items():
+        for target in sorted(page.targets):
+            url = urlsplit(target)
+            if url.scheme or url.netloc:
+                continue
+            file = (path.parent / unquote(url.path)).resolve() if url.path else path
+            file = file / "index.html" if file.is_dir() else file
+            anchors = pages[file].anchors if file in pages else None
+            if not file.exists() or (url.fragment and anchors is not None and unquote(url.fragment) not in anchors):
+                dead.append(f"{path.name}: {target}")
+    assert dead == []
+
+
+def test_the_pages_link_to_few_other_hosts(site: Path) -> None:
+    hosts = {
+        urlsplit(target).hostname
+        for path in site.rglob("*.html")
+        for target in Links(path.read_text()).targets
+        if urlsplit(target).scheme in ("http", "https")
+    }
+    assert hosts <= {"squidfunk.github.io"}  # the theme's own credit
