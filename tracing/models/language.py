@@ -1,7 +1,8 @@
 """`LanguageModel`: a transformers text model with its tokenizer, ready to be traced, read and patched.
 
-Decoders, encoders, encoder-decoders and state space models alike. The wrapped module stays unmodified; every
-experiment reaches it through hooks and calls of its submodules.
+Decoders, encoders, encoder-decoders and state space models alike. Wrapping puts the module into
+evaluation mode and turns the gradients of its weights off; apart from that it stays unmodified, and every experiment
+reaches it through hooks and calls of its submodules.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,9 @@ PROBES = ([3, 5, 7], [2, 11, 5, 3, 7, 1])
 class LanguageModel(Pretrained):
     """A text model for experiments: evaluation mode, gradients of weights off, certified adapter.
 
+    A module given in memory is changed in these two ways, for good: it gets `module.eval().requires_grad_(False)`.
+    Call `module.train().requires_grad_(True)` before training it further.
+
     >>> from tracing import LanguageModel                                              # doctest: +SKIP
     >>> model = LanguageModel("openai-community/gpt2", device_map="auto")             # doctest: +SKIP
     >>> model.facts.n_layers, model.tokenizer.encode(" Paris")                        # doctest: +SKIP
@@ -59,7 +63,8 @@ class LanguageModel(Pretrained):
         `dtype` ("float32", "bfloat16", "auto" for what the weights are stored in, …) defaults to float32 for a folder
         and to what it has for a module. `device` is one device for all of the model ("meta": shapes without weights,
         for `scan` and `remote`); `device_map` "auto" or a dict spreads it over several by means of accelerate. By
-        default a folder is loaded to the CPU and a module stays where it is. `attn_implementation` is transformers'.
+        default a folder is loaded to the CPU and a module stays where it is; asked for, the module itself is moved
+        and cast. `attn_implementation` is transformers'.
         `verify` runs `families.check` once, at about the cost of one short forward, and raises `AdapterError` where
         the adapter does not describe the weights; models of other families have no adapter and are not checked, nor
         are models of which accelerate keeps parts elsewhere.

@@ -54,7 +54,12 @@ KEYWORDS = (
 
 
 class Pretrained(Model):
-    """A model of the transformers library: evaluation mode, gradients of weights off, certified adapter."""
+    """A model of the transformers library: evaluation mode, gradients of weights off, certified adapter.
+
+    That holds of a module given in memory as well: `module.eval().requires_grad_(False)` is called on it, for good.
+    Weights without gradients are what lets a backward start at the first value asked for. Before training the module
+    further, undo it with `module.train().requires_grad_(True)`; traces run with that too.
+    """
 
     keywords: ClassVar[tuple[str, ...]] = KEYWORDS
 
@@ -306,7 +311,7 @@ def _place(
     device_map: str | Mapping[str, Any] | None,
     attn_implementation: str | None,
 ) -> None:
-    """A module in memory, moved where it is wanted; nothing is changed that was not asked for."""
+    """A module in memory, moved where it is wanted, in the precision and with the attention asked for."""
     if device == META and not any(parameter.is_meta for parameter in module.parameters()):
         raise ModelError(
             'device="meta" would throw the weights of this module away.',

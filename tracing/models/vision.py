@@ -23,7 +23,8 @@ class VisionModel(Pretrained):
     >>> with model.trace(Image.open("cat.png")) as tracer:                            # doctest: +SKIP
     ...     hidden = model.vit.layers[5].output.save()
 
-    Keyword arguments are those of `LanguageModel`, but for `tokenizer`.
+    Keyword arguments are those of `LanguageModel`, but for `tokenizer`; as there, a module given in memory gets
+    `module.eval().requires_grad_(False)`, for good.
     """
 
     @cached_property

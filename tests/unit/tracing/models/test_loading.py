@@ -18,6 +18,7 @@ from tests import zoo
 from tests.decoders import gpt2
 from tracing.errors import ModelError
 from tracing.models import LanguageModel
+from tracing.models.base import Model
 
 
 @pytest.fixture
@@ -320,3 +321,26 @@ def test_shapes_without_weights_have_the_stored_precision_where_it_is_asked_for(
     assert LanguageModel(saved, dtype="auto").dtype == torch.bfloat16
     assert LanguageModel(saved, device="meta", dtype="auto").dtype == torch.bfloat16
     assert LanguageModel(saved, device="meta").dtype == torch.float32
+
+
+def test_wrapping_freezes_a_module_in_memory_and_traces_go_on_when_that_is_undone() -> None:
+    module = zoo.model("gpt2").train().requires_grad_(True)
+    model = LanguageModel(module)
+    assert not module.training
+    assert not any(weight.requires_grad for weight in module.parameters())
+    gradients = []
+    for _ in range(2):
+        with model.trace(zoo.ids(1, 5)):
+            hidden = model.transformer.h[1].output
+            model.output.sum().backward()
+            gradients.append(hidden.grad.save())
+        module.requires_grad_(True)
+    assert torch.allclose(*gradients)
+    assert all(weight.grad is None for weight in module.parameters())
+
+
+def test_a_plain_wrapper_leaves_mode_and_gradients_alone() -> None:
+    module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout())
+    Model(module)
+    assert module.training
+    assert all(weight.requires_grad for weight in module.parameters())
