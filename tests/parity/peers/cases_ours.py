@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tests.parity.peers.layout import Layout
@@ -48,7 +49,7 @@ def case_edit(model: Any, at: Layout, given: Given) -> Values:
 def case_scan(model: Any, at: Layout, given: Given) -> Values:
     with model.scan(given["clean"]):
         shape = tuple(at.blocks[1].output.shape)
-    return {"shape": shape}
+    return {"shape": torch.Size(shape)}
 
 
 def case_list(model: Any, at: Layout, given: Given) -> Values:
