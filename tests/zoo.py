@@ -51,7 +51,7 @@ T5: Final[dict[str, Any]] = {
     "d_model": WIDTH,
     "d_kv": 12,
     "d_ff": 56,
-    "num_layers": 2,
+    "num_layers": 2,  # other than the decoder's; transformers generates only with num_layers=3, as many
     "num_decoder_layers": 3,
     "num_heads": HEADS,
     "decoder_start_token_id": 2,
