@@ -25,6 +25,7 @@ NOT_SHOWN: Final[dict[str, tuple[str, ...]]] = {
         "The model gives one … for all prompts of a batch",
         "Invoke … was given … twice.",
         "Decoder prompts of unequal lengths",
+        "The forward of this module is compiled in place",
         "How many steps this generation takes is not known",
     ),
     "becomes part of another message, which is shown": (

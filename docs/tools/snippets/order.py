@@ -261,4 +261,57 @@ with model.session():
 """,
         "The rest of the session has no use for it.",
     ),
+    Snippet(
+        "Skipping a module that is not called",
+        "SiteNotReachedError",
+        """\
+model.transformer.h[1].extra = nn.Linear(128, 128)
+with model.trace("The Louvre is in"):
+    model.transformer.h[1].extra.skip(torch.zeros(1, 4, 128))
+    logits = model.output.save()
+""",
+        "There is nothing to leave out.",
+    ),
+    Snippet(
+        "A value of a loop over nothing",
+        "RecordError",
+        """\
+with model.generate("The Louvre is in", max_new_tokens=2) as tracer:
+    with tracer.iter[1:1]:
+        logits = model.output
+    best = logits.argmax().save()
+""",
+        "Steps 1 to 1 are none.",
+    ),
+    Snippet(
+        "Stopping before anything is asked for",
+        "RecordError",
+        """\
+with model.trace() as tracer:
+    tracer.stop()
+    with tracer.invoke("The Louvre is in"):
+        logits = model.output.save()
+""",
+        "A forward stops behind what stands above the line.",
+    ),
+    Snippet(
+        "A cache outside of a prompt's block",
+        "RecordError",
+        """\
+with model.trace() as tracer:
+    cache = tracer.cache(modules=[model.transformer.h[0]])
+    with tracer.invoke("The Louvre is in"):
+        logits = model.output.save()
+""",
+        "One cache a prompt.",
+    ),
+    Snippet(
+        "A cache of a generation outside of its steps",
+        "RecordError",
+        """\
+with model.generate("The Louvre is in", max_new_tokens=2) as tracer:
+    cache = tracer.cache(modules=[model.transformer.h[0]])
+""",
+        "One cache a step.",
+    ),
 )

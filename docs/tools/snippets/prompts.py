@@ -253,4 +253,18 @@ with vision.trace(torch.ones(3, 32, 32), torch.ones(3, 32, 32)):
 """,
         "A batch of pixels, or a list.",
     ),
+    Snippet(
+        "Pixels that nobody has scaled",
+        "PromptError",
+        """\
+from tracing import VisionModel
+from transformers import ViTConfig, ViTForImageClassification
+
+config = ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24, image_size=32)
+vision = VisionModel(ViTForImageClassification(config))
+with vision.trace(torch.zeros(1, 3, 32, 32, dtype=torch.uint8)):
+    classes = vision.output.save()
+""",
+        "Give the picture to the processor, and the model what comes out.",
+    ),
 )
