@@ -134,6 +134,9 @@ def probe(model: Any, stage: Stage, inputs: Any, insides: Insides = NOTHING_INSI
         # The encoder of a generation runs before the model is called at all.
         return _real(model, insides, lambda: model.generate_ids(*batch.args, **{**batch.kwargs, "max_new_tokens": 1}))
     options = {} if generating else stage.options
+    if any(getattr(getattr(part, "_hf_hook", None), "offload", False) for part in model.module.modules()):
+        # accelerate brings weights for the time of a forward, and on fake tensors would bring fake ones.
+        return _real(model, insides, lambda: model.call(*batch.args, **{**batch.kwargs, **options}))
     passage = Passage()
     try:
         fake_forward(model, batch.args, {**batch.kwargs, **options}, passage, insides)
