@@ -156,6 +156,11 @@ def test_parts_that_accelerate_keeps_on_disk_are_computed_where_it_says(tmp_path
     assert next(model.module.transformer.wpe.parameters()).is_meta
     assert model.device.type == "cpu"
     torch.testing.assert_close(model.logits([[1, 2, 3]]), expected, atol=1e-5, rtol=1e-5)
+    with model.trace([[1, 2, 3]]):  # a write that needs a value from elsewhere makes the order known first
+        model.transformer.h[1].skip(model.transformer.h[1].input)
+        skipped = model.output.save()
+    assert not torch.allclose(skipped, expected, atol=1e-3)
+    torch.testing.assert_close(model.logits([[1, 2, 3]]), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["folder", "module"])
