@@ -146,6 +146,43 @@ def case_a_loss_from_labels(model: Any, at: Layout, given: Given) -> None:
         model.output.loss.save()
 
 
+# -- other families: every standard site ------------------------------------------------------------------------------
+def standard_sites(model: Any) -> list[tuple[str, Any]]:
+    """The sites of layer 1 and those that have no layer, but those inside attention."""
+    found = [(name, getattr(model.sites, name)) for name in dir(model.sites)]
+    inside = ("pattern", "scores", "q_rot", "k_rot")
+    return [(name, site[1] if is_layered(site) else site) for name, site in found if name not in inside]
+
+
+def is_layered(site: Any) -> bool:
+    """Whether a site has a value in each layer."""
+    return type(site).__name__ == "LayerSites"
+
+
+def sites_read(model: Any) -> None:
+    with model.trace(TWO):
+        for _, site in standard_sites(model):
+            site.save()
+
+
+def sites_written(model: Any) -> None:
+    with model.trace() as tracer:
+        for prompt in (MIDDLE, SHORT):
+            with tracer.invoke(prompt):
+                for name, site in standard_sites(model):
+                    if name not in ("head_out", "logits"):
+                        site[:, 1] = site[:, 1] * 0.5 + 1
+                model.output.save()
+
+
+def sites_differentiated(model: Any) -> None:
+    with model.trace(TWO):
+        for name, site in standard_sites(model):
+            if name != "head_out":
+                site.grad.save()
+        model.output[:, -1, 3].sum().backward()
+
+
 # -- operations -------------------------------------------------------------------------------------------------------
 def case_operations(model: Any, at: Layout, given: Given) -> None:
     with model.trace(MIDDLE):
@@ -483,6 +520,15 @@ def case_generation_with_conditions(model: Any, at: Layout, given: Given) -> Non
             hidden = at.blocks[1].output
             with tracer.cond(hidden[:, -1].sum() > 0):
                 hidden[:, -1] = 0
+        tracer.result.save()
+
+
+def case_generation_at_some_steps(model: Any, at: Layout, given: Given) -> None:
+    with model.generate(MIDDLE, max_new_tokens=4, min_new_tokens=4) as tracer:
+        for step in tracer.iter[[0, 2]]:
+            at.mlps[1].output[:, -1] *= step
+            at.blocks[2].output[:, -1].save()
+        at.blocks[0].next().output.save()
         tracer.result.save()
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests import zoo
 from tests.parity import export_cases
 from tests.parity.exporting import Scripts, recorded, start
 from tests.parity.peers import host
@@ -15,6 +16,7 @@ from tests.parity.peers.comparison import GIVEN, TOLERANCE, Peers, assert_equal,
 from tests.parity.peers.layout import Layout
 from tests.unit.tracing.graph.op_examples import examples_of
 from tests.unit.tracing.seed import document, support
+from tracing import LanguageModel
 from tracing.graph import codec, ops
 from tracing.graph.proxy import Proxy
 from tracing.graph.recorder import Base
@@ -27,6 +29,12 @@ EXAMPLES = {
     if name.isupper() and isinstance(source, str) and name not in ("REMOTE", "PATCHING_SWEEP")
 }
 """Of the seed document: all that trace on this machine and are whole programs."""
+OTHER_FAMILIES = ("gpt_neox", "falcon_new", "gemma3_text", "mamba", "bert")
+SITES = {
+    "read": export_cases.sites_read,
+    "written": export_cases.sites_written,
+    "differentiated": export_cases.sites_differentiated,
+}
 NO_TENSOR = ("dtype", "device")
 """Operations whose result is no tensor and no number."""
 
@@ -37,22 +45,30 @@ def peers(tmp_path_factory: pytest.TempPathFactory) -> Peers:
     return Peers(shared_folder(tmp_path_factory.getbasetemp()))
 
 
+def cases_of(peers: Peers, family: str) -> Scripts:
+    """The scripts of all cases on one model, run by one process of nnsight."""
+
+    def fill(scripts: Scripts) -> None:
+        for name, case in CASES.items():
+            # Other attention gives the pattern beside its own output, in the precision of the eager softmax.
+            model = peers.model(family, "eager" if name == "patterns" else None)
+            with recorded() as runs:
+                case(model, Layout(model, family), GIVEN)
+            scripts.add(f"{family}_{name}", runs, peers.folder / family)
+
+    return Scripts.run(peers.folder / f"exported_{family}", fill)
+
+
 @pytest.fixture(scope="module")
-def scripts(peers: Peers) -> Scripts:
-    """All scripts, run by one process of nnsight."""
+def others(peers: Peers) -> Scripts:
+    """All other scripts, run by one process of nnsight."""
 
-    def fill(all_of_them: Scripts) -> None:
-        for family in FAMILIES:
-            for name, case in CASES.items():
-                # Other attention gives the pattern beside its own output, in the precision of the eager softmax.
-                model = peers.model(family, "eager" if name == "patterns" else None)
-                with recorded() as runs:
-                    case(model, Layout(model, family), GIVEN)
-                all_of_them.add(f"{family}_{name}", runs, peers.folder / family)
-        _add_examples(all_of_them)
-        _add_operations(all_of_them, peers)
+    def fill(scripts: Scripts) -> None:
+        _add_examples(scripts)
+        _add_families(scripts)
+        _add_operations(scripts, peers)
 
-    return Scripts.run(peers.folder / "exported", fill)
+    return Scripts.run(peers.folder / "exported_others", fill)
 
 
 def _add_examples(scripts: Scripts) -> None:
@@ -65,6 +81,17 @@ def _add_examples(scripts: Scripts) -> None:
         with recorded() as runs:
             runpy.run_path(str(path))
         scripts.add(name.lower(), runs, folder)
+
+
+def _add_families(scripts: Scripts) -> None:
+    """The standard sites of architectures that are built otherwise."""
+    for family in OTHER_FAMILIES:
+        folder = support.save(zoo.ZOO[family]().double(), scripts.folder.parent / "zoo" / family)
+        model = LanguageModel(folder, dtype=torch.float64)
+        for name, case in SITES.items():
+            with recorded() as runs:
+                case(model)
+            scripts.add(f"{family}_{name}", runs, folder)
 
 
 def _add_operations(scripts: Scripts, peers: Peers) -> None:
@@ -81,28 +108,35 @@ def _add_operations(scripts: Scripts, peers: Peers) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_nnsight_gets_the_same_from_the_script(scripts: Scripts, family: str, name: str) -> None:
-    results = scripts.results(f"{family}_{name}")
+def test_nnsight_gets_the_same_from_the_script(peers: Peers, family: str, name: str) -> None:
+    results = cases_of(peers, family).results(f"{family}_{name}")
     assert results
     for found, expected in results:
         assert expected
         assert_equal(found, expected, TOLERANCE)
 
 
+@pytest.mark.parametrize("name", SITES)
+@pytest.mark.parametrize("family", OTHER_FAMILIES)
+def test_the_standard_sites_of_other_families(others: Scripts, family: str, name: str) -> None:
+    ((found, expected),) = others.results(f"{family}_{name}")
+    assert_equal(found, expected, TOLERANCE)
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_the_documents_examples_become_scripts(scripts: Scripts, name: str) -> None:
-    results = scripts.results(name.lower())
+def test_the_documents_examples_become_scripts(others: Scripts, name: str) -> None:
+    results = others.results(name.lower())
     assert len(results) == (2 if name == "ACTIVATION_PATCHING" else 1)
     for found, expected in results:
         assert_equal(found, expected, TOLERANCE)
 
 
-def test_every_operation_has_words(scripts: Scripts) -> None:
-    ((found, expected),) = scripts.results("operations")
+def test_every_operation_has_words(others: Scripts) -> None:
+    ((found, expected),) = others.results("operations")
     assert len(expected) > len(ops.TABLE)
     assert found.keys() == expected.keys()
     for name, value in expected.items():  # products of matrices round by how memory is aligned
-        exact = value.dtype != torch.float32 and value.dtype != torch.complex64
+        exact = value.dtype not in (torch.float32, torch.complex64)
         torch.testing.assert_close(
             found[name], value, atol=1e-12 if exact else 1e-5, rtol=1e-12 if exact else 1e-4, equal_nan=True
         )

@@ -147,15 +147,10 @@ class Places:
         inner = self.rebuilt(self._access(text, value, step), get(value, (step,)), steps[1:], new)
         if kind in ("first", "args"):
             args, kwargs = value
-            if kind == "args":
-                return (
-                    f"({inner}, {text}[1])"
-                    if args
-                    else f"((), {{**{text}[1], {quoted(first_name(kwargs))}: {inner}[0]}})"
-                )
             if args:
-                return f"(({inner}, *{text}[0][1:]), {text}[1])"
-            return f"({text}[0], {{**{text}[1], {quoted(first_name(kwargs))}: {inner}}})"
+                return f"({inner}, {text}[1])" if kind == "args" else f"(({inner}, *{text}[0][1:]), {text}[1])"
+            first = inner if kind == "first" else f"{inner}[0]"
+            return f"({text}[0], {{**{text}[1], {quoted(first_name(kwargs))}: {first}}})"
         if isinstance(value, Mapping) or kind == "field" or getattr(value, "logits", None) is not None:
             name = "logits" if kind in ("logits", "main") else step[1]
             return f"replaced({text}, {quoted(name)}, {inner})" if isinstance(name, str) else _unfit(value)
