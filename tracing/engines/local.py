@@ -9,7 +9,7 @@ from tracing.engines.hooking import hooked
 from tracing.engines.program import Forward, compile_graph
 from tracing.engines.rows import Scope
 from tracing.engines.run import Enough, Run, grad_mode
-from tracing.engines.unreached import settle
+from tracing.engines.unreached import refuse_late, settle
 from tracing.errors import PromptError
 from tracing.graph.nodes import Graph
 from tracing.graph.recorder import Cell
@@ -38,7 +38,12 @@ def execute(model: Any, graph: Graph, cells: dict[int, Cell]) -> None:
 
 
 def _run_forward(run: Run, forward: Forward) -> None:
+    if run.stopped(forward):  # before its first site, or in another forward of its trace
+        run.begin(forward)
+        settle(run, forward)
+        return
     model, generating = run.model, forward.stage.mode == "generate"
+    refuse_late(run, forward)
     inputs = [invoke.inputs for invoke in forward.invokes if invoke.inputs is not None]
     copies = copies_of(model, forward, len(inputs)) if generating else 1
     batch = model.batch(inputs, generating=generating, steps=forward.steps)

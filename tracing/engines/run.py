@@ -66,7 +66,10 @@ class Run:
         """Calls of places inside attached modules, by the prompt that makes them."""
         self.caller: Node | None = None
         """The node that calls an attached module just now."""
-        self.stopped = False
+        self.stops: set[int] = set()
+        """Stages that tracer.stop() has ended."""
+        self.passed: set[Node] = set()
+        """Skips whose module was called in their step."""
         self.reasons: dict[Node, Exception] = {}
         """Why values are absent, by the node that first was."""
         self._started = False
@@ -95,7 +98,7 @@ class Run:
     def start(self) -> None:
         """Run all nodes that need no forward."""
         for node in self.program.nodes:
-            if not node.deps and node.op not in ("site", "skip", "stop"):
+            if not node.deps and node.op not in ("site", "skip"):
                 heapq.heappush(self.ready, (node.id, node))
         self.drain()
 
@@ -298,12 +301,15 @@ class Run:
         scope = self.scopes[site.invoke]
         if scope is None or scope.length is None or site.kind == "grad":
             return scope
-        if scope.encoded:
-            return scope._replace(pad=0) if site.kind == "result" else scope
         if site.kind == "result":
             raw = self.visits[site.path, site.kind].raw
-            return scope._replace(length=getattr(raw, "sequences", raw).shape[1])
-        return scope._replace(length=scope.length + site.step) if site.step else scope
+            rows, length = getattr(raw, "sequences", raw).shape[:2]
+            if rows != scope.total:  # fewer than beams, which only one prompt has
+                scope = scope._replace(start=0, stop=rows, total=rows)
+            return scope._replace(pad=0) if scope.encoded else scope._replace(length=length)
+        if scope.encoded or not site.step or scope.length is None:
+            return scope
+        return scope._replace(length=scope.length + site.step)
 
     def _visit_of(self, node: Node) -> Visit | None:
         site = node.site
@@ -382,7 +388,12 @@ class Run:
         return own(new) if held else new
 
     def _stop(self, node: Node) -> Any:
-        self.stopped = True
+        sites = node.args[0] if node.args else ()
+        if sites:
+            self.stops.add(sites[0].args[0].stage)
+        else:  # before anything: the forward need not run
+            invokes = self.program.graph.invokes
+            self.stops.add(0 if node.invoke is None else invokes[node.invoke].stage)
 
     # -- visits -------------------------------------------------------------------------------------------------------
     def visit(self, place: Place, raw: Any) -> Any:
@@ -410,7 +421,7 @@ class Run:
             del self.visits[place]
         else:
             self.visits[place] = outer
-        if not self.depth and (self.stopped or (not forward.pending and self.may_end_early(place))):
+        if not self.depth and (self.stopped(forward) or (not forward.pending and self.may_end_early(place))):
             raise Enough
         return visit.raw if visit.changed else raw
 
@@ -434,6 +445,10 @@ class Run:
         else:
             sites.pop((self.step, call), None)
         return nodes
+
+    def stopped(self, forward: Forward) -> bool:
+        """Whether tracer.stop() has ended the trace of this forward."""
+        return forward.stage.index in self.stops
 
     def may_end_early(self, place: Place) -> bool:
         """Whether the forward is of no more use once its last site is passed; at the model's output it is over."""
@@ -475,21 +490,18 @@ class Run:
             self.step = before
 
     def skips_now(self, path: str) -> list[Node]:
-        """The skips of a module that hold in this step."""
+        """The skips of a module that hold in this step; it is being called."""
         assert self.forward is not None
-        return [
-            node
-            for node in self.forward.skips
-            if node.args[0] == path
-            and node.args[2].step == self.step
-            and (node.guard is None or self._holds(node.guard))
-        ]
+        now = [node for node in self.forward.skips if node.args[0] == path and node.args[2].step == self.step]
+        self.passed.update(now)
+        return [node for node in now if node.guard is None or self._holds(node.guard)]
 
     def absent(self, nodes: list[Node], why: Callable[[Node], Exception]) -> None:
         """These sites will not come: all that needs them is absent, and saved values say why."""
         for node in nodes:
             self.env[node] = SKIPPED
             self.reasons.setdefault(node, why(node))
+            self._save(node, SKIPPED)
             self._count_down(node)
         self.drain()
 

@@ -5,6 +5,7 @@ a function that does so in the tracing thread only. Where only some prompts of a
 others, and the skipping prompts' rows are replaced.
 """
 
+import copy
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from tracing.engines.rows import own
+from tracing.engines.run import SKIPPED
 from tracing.engines.visit import Visit
 from tracing.errors import CausalityError
 from tracing.graph.lens import Steps
@@ -22,9 +24,42 @@ if TYPE_CHECKING:
     from tracing.engines.program import Forward
     from tracing.engines.run import Run
 
+Replacement = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+"""Called with the forward that it stands for, and what that was to be called with."""
+
+
+class _Shadow:
+    """Stands for a module's forward while some thread skips the module."""
+
+    __slots__ = ("before", "module", "own", "threads")
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.own = "forward" in module.__dict__
+        """Whether the instance had a forward of its own, as accelerate, PEFT and taps of attention give one."""
+        self.before: Callable[..., Any] = module.forward
+        self.threads: dict[int, Replacement] = {}
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        mine = self.threads.get(threading.get_ident())
+        return self.before(*args, **kwargs) if mine is None else mine(self.before, args, kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return copy.deepcopy(self.before, memo)  # a copy of the module is skipped by nobody
+
+    def take_away(self) -> None:
+        """Put back what stood there, unless somebody has put something else there meanwhile: that stays."""
+        attributes = self.module.__dict__
+        if attributes.get("forward") is not self:
+            return
+        if self.own:
+            attributes["forward"] = self.before
+        else:
+            del attributes["forward"]
+
+
 _lock = threading.Lock()
-_shadowed: dict[nn.Module, dict[int, Callable[..., Any]]] = {}
-"""Modules whose forward is shadowed, and by which threads."""
+_shadows: dict[nn.Module, _Shadow] = {}
 
 
 @contextmanager
@@ -34,24 +69,24 @@ def skipping(run: "Run", forward: "Forward") -> Iterator[None]:
     modules = {run.model.submodule(path): path for path in {node.args[0] for node in forward.skips}}
     try:
         for module, path in modules.items():
-            _shadow(module, me, _replacement(run, module, path))
+            _shadow(module, me, _replacement(run, path))
         yield
     finally:
         for module in modules:
             _unshadow(module, me)
 
 
-def _replacement(run: "Run", module: nn.Module, path: str) -> Callable[..., Any]:
-    forward = type(module).forward
-
-    def replaced(*args: Any, **kwargs: Any) -> Any:
-        return _skip(run, path, lambda: forward(module, *args, **kwargs))
+def _replacement(run: "Run", path: str) -> Replacement:
+    def replaced(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return _skip(run, path, lambda: forward(*args, **kwargs))
 
     return replaced
 
 
 def _skip(run: "Run", path: str, forward: Callable[[], Any]) -> Any:
     """What stands for a module's output; it runs only for other prompts, or to give the rest of a tuple."""
+    if run.quiet:  # called beside the forward
+        return forward()
     skips = run.skips_now(path)
     if not skips:
         return forward()
@@ -61,37 +96,37 @@ def _skip(run: "Run", path: str, forward: Callable[[], Any]) -> Any:
                 f"The skip at {node.line} of {path} needs a value that the model computes only later.",
                 remedy="Skip with a value that is known when the module is entered.",
             )
-    values = [substitute(node.args[1], run) for node in skips]
+    given = [(node, substitute(node.args[1], run)) for node in skips]
+    given = [(node, value) for node, value in given if value is not SKIPPED]
+    if not given:
+        return forward()
     assert run.forward is not None
-    alone = len(skips) == 1 and len(run.forward.invokes) == 1
+    alone = len(given) == 1 and len(run.forward.invokes) == 1
     if alone and not run.model.returns_tuple(path):
-        return own(values[0])  # the model may change it in place, at each call of the module
+        return own(given[0][1])  # the model may change it in place, at each call of the module
     visit = Visit(forward())
-    for node, value in zip(skips, values, strict=True):
+    for node, value in given:
         steps: Steps = () if isinstance(value, tuple) else (("main",),)
         visit.write(run.scope_of(node.args[2]), steps, value)
     return visit.raw
 
 
-def _shadow(module: nn.Module, thread: int, replacement: Callable[..., Any]) -> None:
-    original = type(module).forward
+def _shadow(module: nn.Module, thread: int, replacement: Replacement) -> None:
     with _lock:
-        by_thread = _shadowed.setdefault(module, {})
-        by_thread[thread] = replacement
-        if "forward" in module.__dict__:
-            return
-
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            mine = by_thread.get(threading.get_ident())
-            return original(module, *args, **kwargs) if mine is None else mine(*args, **kwargs)
-
-        module.__dict__["forward"] = forward
+        shadow = _shadows.get(module)
+        if shadow is None:
+            standing = module.__dict__.get("forward")  # one that a tap of another thread has put back
+            shadow = _shadows[module] = standing if type(standing) is _Shadow else _Shadow(module)
+            module.__dict__["forward"] = shadow
+        shadow.threads[thread] = replacement
 
 
 def _unshadow(module: nn.Module, thread: int) -> None:
     with _lock:
-        by_thread = _shadowed.get(module, {})
-        by_thread.pop(thread, None)
-        if not by_thread and module in _shadowed:
-            del _shadowed[module]
-            module.__dict__.pop("forward", None)
+        shadow = _shadows.get(module)
+        if shadow is None:
+            return
+        shadow.threads.pop(thread, None)
+        if not shadow.threads:
+            del _shadows[module]
+            shadow.take_away()

@@ -4,7 +4,7 @@ A site that no call passed is an error. A generation step that never came (the m
 values are absent, lists go without them, and reading one says at which step the generation ended.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from tracing.errors import SiteNotReachedError, StepNotReachedError
 from tracing.graph.nodes import Node
@@ -14,18 +14,56 @@ if TYPE_CHECKING:
     from tracing.engines.run import Run
 
 
+NO_STEP: Final = frozenset({"result", "grad"})
+"""Kinds of sites that are of no generation step."""
+
+
+def refuse_late(run: "Run", forward: "Forward") -> None:
+    """Raises `StepNotReachedError` for a write or skip in a step that the generation cannot reach."""
+    if forward.stage.mode != "generate":
+        return
+    most = run.model.most_steps(forward.stage.options)
+    if most is None:
+        return
+    for node in run.program.nodes:
+        site = node.args[2] if node.op == "skip" else node.site if node.op == "write" else None
+        if site is not None and site.stage == forward.stage.index and site.kind not in NO_STEP and site.step >= most:
+            raise StepNotReachedError(
+                f"The {node.op} at {node.line} is of step {site.step} of {site._replace(step=0)}, and the generation "
+                f"has at most {most} steps, 0 to {most - 1}.",
+                remedy="Let the steps end there (tracer.iter[:] does), or give model.generate more max_new_tokens.",
+                where={"step": site.step, "steps": most},
+            )
+
+
 def settle(run: "Run", forward: "Forward") -> None:
-    """After a forward: raise for sites that were never passed, mark those of steps that never came as absent."""
+    """After a forward: raise for what it never passed, mark sites of steps that never came as absent."""
+    stopped = run.stopped(forward)
+    if forward.skips and not stopped:
+        _refuse_skips(run, forward)
     left = [node for calls in forward.sites.values() for nodes in calls.values() for node in nodes]
     if not left:
         return
-    if not run.stopped:
+    if not stopped:
         never = [node for node in left if not (node.kwargs.get("optional") or _ended_before(run, forward, node))]
         never = never or [node for node in left if not _ended_before(run, forward, node) and _missed(run, node, left)]
         if never:
             raise not_reached(never, run.model)
     ended = _ended(run.step + 1) if forward.stage.mode == "generate" else _not_called
-    run.absent(left, _stopped if run.stopped else ended)
+    run.absent(left, _stopped if stopped else ended)
+
+
+def _refuse_skips(run: "Run", forward: "Forward") -> None:
+    """Raises `SiteNotReachedError` for a skip of a module that the forward did not call in a step that came."""
+    for node in forward.skips:
+        path, _, site = node.args
+        if node in run.passed or site.step > run.step or node.kwargs.get("optional"):
+            continue
+        raise SiteNotReachedError(
+            f"The forward never called {path or 'model'}, so the skip at {node.line} has no effect.",
+            remedy=run.model.why_not_reached(path),
+            where={"site": str(site), "line": str(node.line)},
+        )
 
 
 def _ended_before(run: "Run", forward: "Forward", node: Node) -> bool:

@@ -7,6 +7,7 @@ next; a node after the loop sees what the last copy left. A value saved in the b
 from collections.abc import Sequence
 from typing import Any
 
+from tracing.errors import RecordError
 from tracing.graph.nodes import Graph, Guard, Loop, Node, Site, substitute
 
 Written = tuple[Sequence[Node], dict[Node, int]]
@@ -28,7 +29,14 @@ class _Writer:
         self._saved: dict[Node, int] = {}
 
     def __getitem__(self, node: Node) -> Node:
-        return self._copy[node]
+        copy = self._copy.get(node)
+        if copy is None:
+            raise RecordError(
+                f"The value of {node.line} is of a loop over no generation steps, so there is none to use after it.",
+                remedy="Use it in the loop, save it there (then it is an empty list), or give the loop steps.",
+                where={"line": str(node.line)},
+            )
+        return copy
 
     def write(self) -> Written:
         position, recorded = 0, self._graph.nodes
@@ -59,6 +67,9 @@ class _Writer:
                     saved[node.id].append(copy)
             for before, after in loop.carried:
                 self._copy[before] = self._copy[after]
+        if not loop.steps:  # what the loop would have changed is as it was
+            for before, after in loop.carried:
+                self._copy[after] = self._copy[before]
         for node in filled:
             self._saved[self._copy[node]] = node.id
         for number, copies in saved.items():
@@ -79,7 +90,7 @@ class _Writer:
     def _guard(self, guard: Guard | None) -> Guard | None:
         if guard is None:
             return None
-        return Guard(self._copy[guard.condition], guard.expected, self._guard(guard.outer))
+        return Guard(self[guard.condition], guard.expected, self._guard(guard.outer))
 
 
 def _moved(value: Any, step: int) -> Any:

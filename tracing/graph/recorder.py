@@ -211,10 +211,7 @@ class Recorder:
         The value of an `optional` site is absent, without an error, where the forward does not pass it.
         """
         stage, invoke = self.place(path or "output")
-        step, call = self.step, 0
-        if self.shifts:
-            shift = sum(count for moved, count in self.shifts.items() if path == moved or path.startswith(moved + "."))
-            step, call = (step + shift, 0) if stage.mode == "generate" else (step, shift)
+        step, call = self.when(path) if self.shifts else (self.step, 0)
         key = Site(stage.index, invoke.index, path, kind, step, call, in_place)
         base = self._sites.get(key)
         if base is None:
@@ -226,6 +223,12 @@ class Recorder:
             base = Base(self, node, key)
             self._sites[key] = base
         return base
+
+    def when(self, path: str) -> tuple[int, int]:
+        """The step of a generation, and the call of a module in it, that is meant here."""
+        shift = sum(count for moved, count in self.shifts.items() if path == moved or path.startswith(moved + "."))
+        generating = self.stage is not None and self.stage.mode == "generate"
+        return (self.step + shift, 0) if generating else (self.step, shift)
 
     def place(self, what: str) -> tuple[Stage, Invoke]:
         """The current stage and invoke. Raises `RecordError` where there is none."""

@@ -189,8 +189,14 @@ class Envoy:
     def skip(self, value: Any) -> None:
         """Do not run this module; `value` stands for its output. Where a module returns a tuple, give a tuple."""
         recorder = self._recorder("skip")
-        base_site = recorder.place(f"{self.path}.skip")
-        site = Site(base_site[0].index, base_site[1].index, self.path, "skip", recorder.step)
+        stage, invoke = recorder.place(f"{self.path}.skip")
+        step, call = recorder.when(self.path)
+        if call:
+            raise RecordError(
+                f"{self.path} is skipped in a whole forward, not in one of its calls (at {user_line()}).",
+                remedy="Write to the output of that call: module.next().output[...] = value.",
+            )
+        site = Site(stage.index, invoke.index, self.path, "skip", step)
         recorder.add("skip", (self.path, recorder.encode(value), site))
 
     def next(self, count: int = 1) -> "Envoy":

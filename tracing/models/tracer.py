@@ -159,7 +159,13 @@ class Tracer:
     def stop(self) -> None:
         """End the forward as soon as everything recorded before this line is known; later sites are not reached."""
         recorder = self.recorder
-        before = [node for node in recorder.graph.nodes if node.op == "site"]
+        stage = None if recorder.stage is None else recorder.stage.index  # of a session's traces, this one ends
+        before = [node for node in recorder.graph.nodes if node.op == "site" and node.args[0].stage == stage]
+        if not before and recorder.invoke is None:
+            raise RecordError(
+                f"Nothing is recorded yet that tracer.stop() could wait for (at {user_line()}).",
+                remedy="Stop after what is to be known, or leave the trace out.",
+            )
         recorder.add("stop", (before,))
 
     def cond(self, condition: Any) -> Branch:
