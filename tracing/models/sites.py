@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from tracing.errors import SiteError
+from tracing.errors import PathError, SiteError
 from tracing.graph.lines import user_line
 from tracing.graph.proxy import Proxy, is_proxy
 from tracing.graph.proxy_kinds import ReadOnly
@@ -103,7 +103,9 @@ def site_proxy(model: "LanguageModel", name: str, layer: int | None) -> Proxy:
     try:
         site = model.adapter.site(name, layer, model.facts)
     except SiteError as error:
-        raise SiteError(f"{error.message} (at {user_line()})", remedy=error.remedy, where=error.where) from None
+        # An AttributeError too where there is no such site, so that hasattr(model.sites, name) works.
+        kind = SiteError if name in model.adapter.all_sites else PathError
+        raise kind(f"{error.message} (at {user_line()})", remedy=error.remedy, where=error.where) from None
     if site.kind == "head_out":
         return _guarded(_head_out(model, site), site, name)
     base = model._recorder(name).site(site.path, site.kind, in_place=site.in_place)

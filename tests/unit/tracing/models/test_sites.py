@@ -49,3 +49,5 @@ def test_what_is_no_site_is_refused_by_name(model: LanguageModel, use: Callable[
 
 def test_notebooks_that_probe_for_methods_get_no_site(model: LanguageModel) -> None:
     assert not hasattr(model.sites, "_repr_html_")
+    assert not hasattr(model.sites, "resid_pots")
+    assert hasattr(model.sites, "resid_post")
