@@ -4,7 +4,8 @@ Dimension 0 is the batch where it has the batch's size. Position dimensions are 
 `Model.batch` pads to a length that no other dimension of the model has.
 """
 
-from collections.abc import Callable, Mapping
+import copy
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -80,34 +81,60 @@ class Scope(NamedTuple):
         return tuple(("view", "unflatten", (0, (rows, -1)), {}) if step == _ROWS else step for step in steps)
 
 
-def mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """A nest of tuples, lists and mappings with every tensor replaced; other objects stay themselves."""
+Each = Callable[[Tensor], Tensor]
+Other = Callable[[Any, Each], Any]
+
+
+def mapped(value: Any, function: Each, other: Other | None = None) -> Any:
+    """A nest of tuples, lists and mappings with every tensor replaced; objects stay themselves, or are `other`'s."""
     if isinstance(value, Tensor):
         return function(value)
     if isinstance(value, tuple):
-        items = [mapped(item, function) for item in value]
+        items = [mapped(item, function, other) for item in value]
         if hasattr(value, "_fields"):
             return type(value)(*items)
         return tuple(items) if type(value) is tuple else type(value)(items)  # such as torch.return_types.topk
     if isinstance(value, list):
-        return [mapped(item, function) for item in value]
+        return [mapped(item, function, other) for item in value]
     if isinstance(value, Mapping):
-        changed = {key: mapped(item, function) for key, item in value.items()}
+        changed = {key: mapped(item, function, other) for key, item in value.items()}
         return type(value)(**changed) if type(value) is not dict else changed
-    return value
+    return value if other is None else other(value, function)
+
+
+def cache_copied(value: Any, function: Each) -> Any:
+    """A copy of the keys and values that a model keeps from step to step, which it goes on filling.
+
+    Every tensor is replaced. Any other object stays itself.
+    """
+    if not hasattr(type(value), "get_seq_length") and not type(value).__name__.endswith("Cache"):
+        return value
+    return copy.deepcopy(value, {id(tensor): function(tensor) for tensor in _tensors_in(value, set())})
+
+
+def _tensors_in(value: Any, seen: set[int]) -> Iterator[Tensor]:
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, Tensor):
+        yield value
+        return
+    inside = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
+    for item in (*inside, *getattr(value, "__dict__", {}).values()):
+        yield from _tensors_in(item, seen)
 
 
 def own(value: Any) -> Any:
     """The same nest with tensors in memory of their own, in the current grad mode."""
-    return mapped(value, torch.clone)
+    return mapped(value, torch.clone, cache_copied)
 
 
 def kept(value: Any, device: Any = None, dtype: torch.dtype | None = None) -> Any:
     """The nest as a user gets it: ordinary tensors with memory of their own, cut off from autograd."""
     with torch.inference_mode(False):  # what is made here is an ordinary tensor; detached, it needs no other mode
         if device is not None or dtype is not None:
-            return mapped(value, lambda tensor: _moved(tensor, device, dtype))
-        return value.detach().clone() if type(value) is Tensor else mapped(value, _copied)
+            return mapped(value, lambda tensor: _moved(tensor, device, dtype), cache_copied)
+        return value.detach().clone() if type(value) is Tensor else mapped(value, _copied, cache_copied)
 
 
 def _moved(tensor: Tensor, device: Any, dtype: torch.dtype | None) -> Tensor:

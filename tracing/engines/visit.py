@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tracing.engines.rows import Scope, mapped, own
+from tracing.engines.rows import Scope, cache_copied, mapped, own
 from tracing.errors import PromptError
 from tracing.graph.lens import SAME_FOR_TENSORS, Steps, get, put
 from tracing.graph.nodes import Node
@@ -52,7 +52,7 @@ class Part:
         return self.get(()) if self.inner else self._cut(self.raw)
 
     def _cut(self, value: Any) -> Any:
-        return value if self.scope is None else mapped(value, self.scope.of)
+        return value if self.scope is None else mapped(value, self.scope.of, cache_copied)
 
 
 class Visit:

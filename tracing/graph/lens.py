@@ -145,8 +145,19 @@ def _set_index(value: Any, step: Step, new: Any) -> Any:
 def _field(value: Any, step: Step) -> Any:
     found = getattr(value, step[1], None)
     if found is None:
-        raise AttributeError(f"the output has no field {step[1]!r}: {_fields(value)}")
+        asked = f"; ask for it with {_ASKED[step[1]]}" if step[1] in _ASKED else ""
+        raise AttributeError(f"the output has no field {step[1]!r}: {_fields(value)}{asked}")
     return found
+
+
+_ASKED = {
+    "past_key_values": "use_cache=True",
+    "cache_params": "use_cache=True",
+    "hidden_states": "output_hidden_states=True",
+    "attentions": "output_attentions=True",
+    "loss": "labels=…",
+}
+"""Keyword arguments of a forward that make it return more."""
 
 
 def _fields(value: Any) -> str:

@@ -113,8 +113,22 @@ class RootOutput(Proxy):
 
     def __getattr__(self, name: str) -> Any:
         if self._base.recorder.open and name in FIELDS:
+            if name in _CACHES:
+                self._ask_for_cache()
             return Proxy(self._base, self._steps if name == "logits" else (("field", name),))
         return super().__getattr__(name)
+
+    def _ask_for_cache(self) -> None:
+        """A forward makes no cache of keys and values unless it is asked to."""
+        recorder, site = self._base.recorder, self._base.site
+        stage = None if site is None else recorder.graph.stages[site.stage]
+        if stage is None or stage.mode != "forward":
+            return
+        if "use_cache" in (recorder.model.option_names("forward") or ()):
+            stage.options.setdefault("use_cache", True)
+
+
+_CACHES = frozenset({"past_key_values", "cache_params"})
 
 
 class ReadOnly(Proxy):
