@@ -194,6 +194,7 @@ def test_a_value_changed_in_a_failed_trace_is_refused_by_the_session(tiny: Langu
 
 
 # -- edits in generations ----------------------------------------------------------------------------------------------
+@pytest.mark.filterwarnings("ignore:Using the model-agnostic default")
 @pytest.mark.parametrize(
     ("asked", "tokens"),
     [
@@ -282,6 +283,31 @@ def test_an_edit_between_layers_of_an_encoder_holds_in_a_generation(t5: Language
     with edited.generate(IDS, max_new_tokens=3, min_new_tokens=3) as tracer:
         found = tracer.result.save()
     assert torch.equal(found, expected)
+
+
+def test_an_edit_that_skips_a_part_of_an_encoder_holds_in_a_generation(t5: LanguageModel) -> None:
+    with _inside(t5).encoder.block[1].layer[1].register_forward_hook(lambda _, args, out: args[0] * 0):
+        expected = _generated(t5._model)
+    with t5.edit() as edited:
+        edited.encoder.block[1].layer[1].skip(torch.zeros(1, 5, 32))
+    with edited.generate(IDS, max_new_tokens=3, min_new_tokens=3) as tracer:
+        found = tracer.result.save()
+    assert torch.equal(found, expected)
+
+
+def test_an_edited_model_generates_beside_writes_and_reads_of_a_trace(t5: LanguageModel) -> None:
+    with t5.edit() as edited:
+        edited.encoder.block[1].output[0][:] *= -3
+    with t5.generate(IDS, max_new_tokens=3, min_new_tokens=3) as tracer:
+        t5.encoder.block[1].output[0][:] *= -6
+        expected = tracer.result.save()
+        wanted = t5.encoder.block[1].output[0].save()
+    with edited.generate(IDS, max_new_tokens=3, min_new_tokens=3) as tracer:
+        edited.encoder.block[1].output[0][:] *= 2
+        found = tracer.result.save()
+        seen = edited.encoder.block[1].output[0].save()
+    assert torch.equal(found, expected)
+    assert torch.equal(seen, wanted)
 
 
 def test_an_edit_that_needs_at_each_step_what_only_the_first_has_is_an_error(t5: LanguageModel) -> None:
