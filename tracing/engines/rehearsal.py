@@ -20,8 +20,9 @@ from tracing.engines.local import assign_rows, copies_of
 from tracing.engines.order import first_call
 from tracing.engines.program import Forward, Place, Program
 from tracing.engines.rows import mapped
-from tracing.engines.run import SKIPPED, Enough, Run
+from tracing.engines.run import Enough, Run
 from tracing.engines.unreached import settle
+from tracing.engines.values import SKIPPED
 from tracing.engines.visit import Part
 from tracing.graph.nodes import Guard, Node, substitute
 from tracing.graph.ops import TABLE

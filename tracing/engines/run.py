@@ -14,21 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tracing.engines.gradients import Carriers, total
-from tracing.engines.memory import MAY_SHARE, is_made, may_lie_in
+from tracing.engines.gradients import Carriers
+from tracing.engines.memory import MAY_SHARE
 from tracing.engines.notes import annotate
 from tracing.engines.program import Forward, Place, Program
-from tracing.engines.rows import Scope, kept, own
-from tracing.engines.visit import Part, Visit, owned
-from tracing.errors import CausalityError, NotSavedError
-from tracing.graph.lens import Steps, get, put
-from tracing.graph.nodes import Guard, Node, Site, substitute
+from tracing.engines.rows import own
+from tracing.engines.structural import Structural
+from tracing.engines.values import SKIPPED
+from tracing.engines.visit import Part, Visit
+from tracing.graph.nodes import Node, substitute
 from tracing.graph.ops import TABLE
 from tracing.graph.recorder import Cell
-
-SKIPPED: Any = type("Skipped", (), {"__repr__": lambda self: "skipped"})()
-"""The value of a node whose condition did not hold, and of all that needs it."""
-
 
 NOT_BY_INPUTS = frozenset({"skip", "grad"})
 """Nodes that do not run once their inputs are there, but when the model or a backward comes by."""
@@ -44,55 +40,27 @@ class Enough(BaseException):
     """Everything asked for is known: stop the forward. Not an `Exception`, so that no module swallows it."""
 
 
-class Run:
+class Run(Structural):
     """One execution of a program."""
 
     def __init__(self, model: Any, program: Program, cells: dict[int, Cell]) -> None:
-        self.model = model
-        self.program = program
-        self.cells = cells
-        self.env: dict[Node, Any] = {}
-        self.uses = {node: len(users) for node, users in program.users.items()}
-        self.fresh: set[Node] = set()
-        """Writes to computed values whose result is in memory of its own."""
+        super().__init__(model, program, cells)
         self.waiting = {node: len(node.deps) for node in program.nodes}
         self.ready: list[tuple[int, Node]] = []
-        self.visits: dict[Place, Visit] = {}
-        self.scopes: dict[int | None, Scope | None] = {None: None}
         self.forward: Forward | None = None
         self.step = 0
         self.calls: dict[Place, int] = {}
         self.own_calls: dict[tuple[Place, int | None], int] = {}
         """Calls of places inside attached modules, by the prompt that makes them."""
-        self.caller: Node | None = None
-        """The node that calls an attached module just now."""
-        self.stops: set[int] = set()
-        """Stages that tracer.stop() has ended."""
         self.passed: set[Node] = set()
         """Skips whose module was called in their step."""
-        self.reasons: dict[Node, Exception] = {}
-        """Why values are absent, by the node that first was."""
         self._started = False
         self.failed: Exception | None = None
         """An error of the user's operation, which a module of the model may have swallowed."""
         self.depth = 0
         """How many visits are going on, one inside the other."""
-        self.quiet = False
-        """Whether a module is called beside the forward, so that nothing it passes is a visit."""
-        self.carriers = Carriers(self) if program.differentiates else None
-        self.handlers: dict[str, Callable[[Node], Any]] = {
-            "site": self._site,
-            "part": self._part,
-            "write": self._write,
-            "module": self._module,
-            "parameter": self._parameter,
-            "apply": self._apply,
-            "list": self._list,
-            "append": self._append,
-            "stop": self._stop,
-            "backward": self._backward,
-            "grad_total": self._grad_total,
-        }
+        if program.differentiates:
+            self.carriers = Carriers(self)
 
     # -- scheduling ---------------------------------------------------------------------------------------------------
     def start(self) -> None:
@@ -150,36 +118,6 @@ class Run:
         self.env[node] = value
         self._save(node, value)
 
-    def _save(self, node: Node, value: Any) -> None:
-        number = self.program.saved.get(node)
-        if number is None:
-            return
-        cell: Cell | None = self.cells[number]
-        if type(value) is Part:
-            value = value.whole()
-        while cell is not None:
-            if value is not SKIPPED:
-                cell.value = kept(value, cell.device, cell.dtype)
-            else:
-                cell.error = self._why_absent(node)
-            cell = cell.next
-
-    def _why_absent(self, node: Node) -> Exception:
-        """Why a value does not exist: the first cause among what it needs."""
-        todo = [node]
-        while todo:
-            one = todo.pop()
-            if one in self.reasons:
-                return self.reasons[one]
-            guard = one.guard
-            if guard is not None and not self._holds(guard):
-                return NotSavedError(
-                    f"The value saved at {node.line} was not computed, because its condition did not hold.",
-                    remedy="Save a value that exists on both branches, e.g. with torch.where.",
-                )
-            todo.extend(one.deps)
-        raise AssertionError("an absent value has a cause")
-
     def _compute(self, node: Node) -> Any:
         op = TABLE.get(node.op)
         if op is None:
@@ -201,129 +139,7 @@ class Run:
         kwargs = substitute(node.kwargs, self) if node.kwargs else {}
         return op.function(*args, **kwargs)
 
-    def __getitem__(self, node: Node) -> Any:
-        """The value of a node as an argument."""
-        value = self.env[node]
-        return value.whole() if type(value) is Part else value
-
-    # -- conditions ---------------------------------------------------------------------------------------------------
-    def _holds(self, guard: Guard | None) -> bool:
-        while guard is not None:
-            value = self.env[guard.condition]
-            try:
-                if value is SKIPPED or bool(value) is not guard.expected:
-                    return False
-            except Exception as error:
-                annotate(error, guard.condition, self.env)
-                raise
-            guard = guard.outer
-        return True
-
-    def _passed_over(self, node: Node) -> Any:
-        """A write whose condition does not hold leaves the value as it was; everything else has no value."""
-        if node.op not in ("write", "append"):
-            return SKIPPED
-        value = self.env[node.args[0]]
-        self._borrow(node, value)
-        return value
-
-    # -- structural nodes ---------------------------------------------------------------------------------------------
-    def _site(self, node: Node) -> Any:
-        site = node.args[0]
-        visit = self.visits[site.path, site.kind]
-        visit.nodes[node] = None
-        return Part(visit.raw, self.scope_of(site))
-
-    def _part(self, node: Node) -> Any:
-        base, steps = node.args
-        value = self.env[base]
-        site = base.site
-        found = value.get(steps) if type(value) is Part else get(value, steps)
-        if site is None:
-            self._borrow(node, found)
-        elif (site.path, site.kind) in self.visits:
-            self.visits[site.path, site.kind].nodes[node] = None
-        return found
-
-    def _write(self, node: Node) -> Any:
-        base, steps, new, site = node.args
-        before = self.env[base]
-        visit = None if site is None else self.visits.get((site.path, site.kind))
-        if visit is not None and visit.will_write_in_place():
-            self._let_go(visit, writing=node)  # before the new value is taken: it may lie in what is written to
-        new = substitute(new, self)
-        if node.deps != (base,):  # the steps may name nodes too
-            steps = substitute(steps, self)
-        if new is SKIPPED or before is SKIPPED:
-            self._borrow(node, before)
-            return before
-        if site is None:
-            return self._put(node, before, steps, new)
-        if visit is None:
-            raise CausalityError(
-                f"The write at {node.line} to {site} needs a value that the model computes only after that site.",
-                remedy="Read it in a trace before, or from another prompt of the same trace.",
-            )
-        steps = (*before.inner, *steps) if isinstance(before, Part) else steps
-        given = is_made(node.args[2]) and self._only_user(node.args[2])
-        part = visit.write(self.scope_of(site), steps, new, given=given)
-        if site.in_place:
-            visit.into_stream(steps)
-        visit.nodes[node] = None
-        return part
-
-    def _put(self, node: Node, before: Any, steps: Steps, new: Any) -> Any:
-        """A new version of a computed value."""
-        base = node.args[0]
-        # In the memory of the version before only if nothing ever looked at that, for a look may be a view of it.
-        last = base in self.fresh and self._only_user(base) and base not in self.program.saved
-        value = put(before, steps, new, owned=last)
-        if isinstance(value, Tensor) and value is not new:
-            self.fresh.add(node)
-        else:
-            self._borrow(node, value)
-        return value
-
-    def _only_user(self, node: Node) -> bool:
-        """Whether the value has one user, and autograd none."""
-        return len(self.program.users[node]) == 1 and self.carriers is None
-
-    def _borrow(self, node: Node, value: Any) -> None:
-        """A value in memory of a visit's value may share it with the model, too."""
-        for visit in self.visits.values():
-            for dependency in node.deps:
-                if dependency in visit.nodes and may_lie_in(value, self.env[dependency]):
-                    visit.nodes[node] = None
-
-    def scope_of(self, site: Site) -> Scope | None:
-        if self.model.attached and self.model.is_attached(site.path):
-            return None  # what a prompt gives to a module of the user's own is all its own
-        scope = self.scopes[site.invoke]
-        if scope is None or scope.length is None or site.kind == "grad":
-            return scope
-        if site.kind == "result":
-            raw = self.visits[site.path, site.kind].raw
-            rows, length = getattr(raw, "sequences", raw).shape[:2]
-            if rows != scope.total:  # fewer than beams, which only one prompt has
-                scope = scope._replace(start=0, stop=rows, total=rows)
-            return scope._replace(pad=0) if scope.encoded else scope._replace(length=length)
-        if scope.encoded or not site.step or scope.length is None:
-            return scope
-        return scope._replace(length=scope.length + site.step)
-
-    def _visit_of(self, node: Node) -> Visit | None:
-        site = node.site
-        return None if site is None else self.visits.get((site.path, site.kind))
-
     # -- gradients ----------------------------------------------------------------------------------------------------
-    def _backward(self, node: Node) -> Any:
-        assert self.carriers is not None
-        self.carriers.backward(node)
-        return None
-
-    def _grad_total(self, node: Node) -> Any:
-        return total([self[one] for one in node.args[0]], node.line)
-
     def arrive(self, node: Node, gradient: Tensor | None) -> None:
         """A gradient is known: its users may run."""
         assert self.carriers is not None
@@ -355,45 +171,6 @@ class Run:
             self.ready = outer
             del self.visits[place]
         return visit.raw if visit.changed else None
-
-    def _module(self, node: Node) -> Any:
-        path, args, kwargs = node.args
-        module = self.model.submodule(path)  # called on copies, as it may work in place
-        # The model's own modules are visited when its forward passes them; attached ones only where they are called.
-        before, self.quiet = self.quiet, not self.model.is_attached(path)
-        outer, self.caller = self.caller, None if self.quiet else node
-        try:
-            return module(*own(substitute(args, self)), **own(substitute(kwargs, self)))
-        finally:
-            self.quiet, self.caller = before, outer
-
-    def _parameter(self, node: Node) -> Any:
-        return self.model.parameter(node.args[0]).detach()  # no copy: nothing in a graph changes what it is given
-
-    def _apply(self, node: Node) -> Any:
-        function, args, kwargs = node.args
-        # Copies: what it changes in place is none of the model's, nor of what was saved.
-        return function(*own(substitute(args, self)), **own(substitute(kwargs, self)))
-
-    def _list(self, node: Node) -> Any:
-        return self._apart(node, [value for value in substitute(node.args[0], self) if value is not SKIPPED])
-
-    def _append(self, node: Node) -> Any:
-        values, new = self[node.args[0]], substitute(node.args[1], self)
-        return values if new is SKIPPED else [*values, self._apart(node, new)]
-
-    def _apart(self, node: Node, new: Any) -> Any:
-        """What a list gets, for longer than a visit."""
-        held = any(dependency in visit.nodes for visit in self.visits.values() for dependency in node.deps)
-        return own(new) if held else new
-
-    def _stop(self, node: Node) -> Any:
-        sites = node.args[0] if node.args else ()
-        if sites:
-            self.stops.add(sites[0].args[0].stage)
-        else:  # before anything: the forward need not run
-            invokes = self.program.graph.invokes
-            self.stops.add(0 if node.invoke is None else invokes[node.invoke].stage)
 
     # -- visits -------------------------------------------------------------------------------------------------------
     def visit(self, place: Place, raw: Any) -> Any:
@@ -454,17 +231,6 @@ class Run:
         """Whether the forward is of no more use once its last site is passed; at the model's output it is over."""
         assert self.forward is not None
         return not self.forward.skips and (place != MODEL_OUTPUT or self.forward.stage.mode == "generate")
-
-    def _let_go(self, visit: Visit, writing: Node | None = None) -> None:
-        """Give values that are still needed memory of their own, before the model or a write changes it."""
-        env, uses = self.env, self.uses
-        base = None if writing is None else writing.args[0]
-        for node in list(visit.nodes):
-            if node in env and uses[node] > (node is base):
-                env[node] = owned(env[node])
-                del visit.nodes[node]
-        if writing is None:
-            visit.nodes.clear()
 
     # -- the course of a forward --------------------------------------------------------------------------------------
     def begin(self, forward: Forward) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from tracing.engines.rows import own
-from tracing.engines.run import SKIPPED
+from tracing.engines.values import SKIPPED
 from tracing.engines.visit import Visit
 from tracing.errors import CausalityError
 from tracing.graph.lens import Steps
