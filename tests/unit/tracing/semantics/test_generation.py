@@ -209,6 +209,13 @@ def test_code_after_a_loop_runs_when_the_model_stops_early(gpt2: LanguageModel) 
             int(step)
 
 
+def test_a_whole_output_of_a_step_that_never_came_says_so(gpt2: LanguageModel) -> None:
+    with generate(gpt2, eos_token_id=plain(gpt2, PROMPT)[0][0, 5].item()):
+        late = gpt2.lm_head.next(2).output.save()
+    with pytest.raises(StepNotReachedError, match="The generation ended after 1 step"):
+        late.norm()
+
+
 def test_a_block_over_steps_saves_the_steps_that_came(gpt2: LanguageModel) -> None:
     free = plain(gpt2, PROMPT)[0][0, 5:].tolist()
     made = free.index(free[1]) + 1
