@@ -10,27 +10,18 @@ import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from tracing.errors import GradientError, NotSavedError, OperationError, RecordError
 from tracing.graph import ops
+from tracing.graph.arguments import is_proxy, is_view_index, plain, plain_index, recorder_in
 from tracing.graph.lens import Steps
 from tracing.graph.lines import Line, user_line
+from tracing.graph.misuse import misuse, unknown
 from tracing.graph.nodes import Node
 from tracing.graph.operators import Operators
-from tracing.graph.recorder import Base, Cell, Recorder
+from tracing.graph.recorder import ENDED, Base, Cell, Recorder
 from tracing.graph.saved import Saved
-
-_ALTERNATIVES = {
-    "bool": "use `with tracer.cond(proxy):` or torch.where(proxy, a, b)",
-    "int": "keep it as a proxy (it can be an index), or save it and use it after the trace",
-    "float": "keep it as a proxy, or save it and use it after the trace",
-    "len": "its length is proxy.shape[0], as a proxy; model.scan(...) knows shapes while recording",
-    "iter": "index it (proxy[0], proxy[1]), or, for steps of a generation, `for step in tracer.iter[a:b]`",
-    "index": "use it as an index of another proxy, or save it and use it after the trace",
-    "array": "save it and use it after the trace, or tracer.apply(function, proxy)",
-}
 
 FIELDS = frozenset(
     {
@@ -67,9 +58,10 @@ class Proxy(Operators):
         memo = self._memo
         recorder = base.recorder
         # A part recorded in a conditional block is not there for what comes after the block.
-        if memo is not None and memo[0] == base.version and memo[1].loop is recorder.loop:
-            if memo[1].guard is None or memo[1].guard is recorder.guard:
-                return memo[1]
+        if memo is not None and memo[0] == base.version:
+            known = memo[1]
+            if known.loop is recorder.loop and (known.guard is None or known.guard is recorder.guard):
+                return known
         node = base.recorder.add("part", (base.node, self._steps), None, self._line)
         self._memo = (base.version, node)
         return node
@@ -137,6 +129,11 @@ class Proxy(Operators):
             remedy="Call .save() on it inside the trace: x = x.save().",
         )
 
+    def _close(self) -> None:
+        """The trace has ended: what the user keeps of a saved value no longer leads to its program."""
+        object.__setattr__(self, "_base", ENDED)
+        object.__setattr__(self, "_memo", None)
+
     def _resolved(self) -> bool:
         return self._cell is not None and self._cell.filled
 
@@ -154,7 +151,7 @@ class Proxy(Operators):
         """Differentiate this value. `with loss.backward():` gives gradients of this backward alone."""
         recorder = self._base.recorder
         if not recorder.open:
-            return self.value.backward(_plain(gradient), retain_graph=retain_graph)
+            return self.value.backward(plain(gradient), retain_graph=retain_graph)
         return recorder.gradients.backward(self._node(), recorder.encode(gradient), retain_graph)
 
     @property
@@ -207,7 +204,7 @@ class Proxy(Operators):
             return _InPlace(self, name)
         if name in FIELDS:
             return self._part(("field", name))
-        raise _unknown(name)
+        raise unknown(name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _ATTRIBUTES:
@@ -224,12 +221,12 @@ class Proxy(Operators):
 
     # -- operators ----------------------------------------------------------------------------------------------------
     def _operate(self, op: str, function: Callable[..., Any], *operands: Any) -> Any:
-        recorder = _recorder_in(operands)
-        return function(*_plain(operands)) if recorder is None else record(recorder, op, operands, {})
+        recorder = recorder_in(operands)
+        return function(*plain(operands)) if recorder is None else record(recorder, op, operands, {})
 
     def _operate_in_place(self, op: str, function: Callable[..., Any], other: Any) -> Any:
         if not self._base.recorder.open:
-            return function(self.value, _plain(other))
+            return function(self.value, plain(other))
         # The in-place form keeps the dtype and shape of what it writes to, as torch's does.
         name = ops.INPLACE.get(f"{op}_", op)
         self._write(self._steps, record(self._base.recorder, name, (self, other), {}))
@@ -239,26 +236,26 @@ class Proxy(Operators):
     def __getitem__(self, key: Any) -> Any:
         recorder = self._base.recorder
         if not recorder.open:
-            return self.value[_plain(key)]
-        key = _index(key)
-        if _is_view_index(key):
+            return self.value[plain(key)]
+        key = plain_index(key)
+        if is_view_index(key):
             return self._part(("index", key))
         return record(recorder, "getitem", (self, key), {})
 
     def __setitem__(self, key: Any, value: Any) -> None:
         if not self._base.recorder.open and self._resolved():
-            self.value[_plain(key)] = _plain(value)
+            self.value[plain(key)] = plain(value)
             return
-        key = _index(key)
-        if is_proxy(value) and value._base is self._base and _is_view_index(key):
-            if value._steps == (*self._steps, ("index", key)):
-                return  # `p[:, -1] += v` assigns what it has just written
+        key = plain_index(key)
+        of_this = is_proxy(value) and value._base is self._base and is_view_index(key)
+        if of_this and value._steps == (*self._steps, ("index", key)):
+            return  # `p[:, -1] += v` assigns what it has just written
         encoded = self._live().recorder.encode(key)
         self._write((*self._steps, ("index", encoded)), value)
 
     def __iter__(self) -> Iterator[Any]:
         if self._base.recorder.open:
-            raise _misuse("iter", self._line)
+            raise misuse("iter", self._line)
         return iter(self.value)
 
     def __len__(self) -> int:
@@ -268,12 +265,12 @@ class Proxy(Operators):
             if shape is not NotImplemented and shape:
                 return int(shape[0])
         if recorder.open:
-            raise _misuse("len", self._line)
+            raise misuse("len", self._line)
         return len(self.value)
 
     def __contains__(self, item: object) -> bool:
         if self._base.recorder.open:
-            raise _misuse("iter", self._line)
+            raise misuse("iter", self._line)
         return item in self.value
 
     # -- conversions --------------------------------------------------------------------------------------------------
@@ -295,7 +292,7 @@ class Proxy(Operators):
 
     def _real(self, use: str) -> Any:
         if self._base.recorder.open:
-            raise _misuse(use, self._line)
+            raise misuse(use, self._line)
         return self.value
 
     def __hash__(self) -> int:
@@ -313,7 +310,7 @@ class Proxy(Operators):
 
     def __format__(self, specification: str) -> str:
         if specification and self._base.recorder.open:
-            raise _misuse("float", self._line)
+            raise misuse("float", self._line)
         return format(self.value, specification) if specification or self._resolved() else str(self)
 
     def __reduce__(self) -> Any:
@@ -333,9 +330,9 @@ class Proxy(Operators):
         cls, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        recorder = _recorder_in(args) or _recorder_in(tuple(kwargs.values()))
+        recorder = recorder_in(args) or recorder_in(tuple(kwargs.values()))
         if recorder is None:
-            return function(*_plain(args), **_plain(kwargs))
+            return function(*plain(args), **plain(kwargs))
         if function is Tensor.__setitem__:
             raise RecordError(
                 f"A value of a trace cannot be written into a plain tensor (at {user_line()}).",
@@ -344,7 +341,7 @@ class Proxy(Operators):
             )
         name = ops.op_of(function)
         if name is None:
-            raise _unknown(getattr(function, "__name__", str(function)))
+            raise unknown(getattr(function, "__name__", str(function)))
         return record(recorder, name, args, kwargs)
 
 
@@ -365,79 +362,6 @@ def record(recorder: Recorder, op: str, args: tuple[Any, ...], kwargs: dict[str,
             return args[0]._part(("view", op, *rest))
     node = recorder.add(op, recorder.encode(args), recorder.encode(kwargs) if kwargs else {})
     return Proxy(Base(recorder, node))
-
-
-def _recorder_in(values: Any) -> Recorder | None:
-    """The open recorder of the first live proxy in a nest of arguments."""
-    for value in values:
-        kind = type(value)
-        if kind is Saved:
-            value, kind = value._proxy, Proxy
-        if issubclass(kind, Proxy):
-            if value._base.recorder.open:
-                return value._base.recorder  # type: ignore[no-any-return]
-        elif kind is tuple or kind is list:
-            found = _recorder_in(value)
-            if found is not None:
-                return found
-    return None
-
-
-def _plain(value: Any) -> Any:
-    """A nest with saved proxies replaced by their values."""
-    kind = type(value)
-    if kind is Saved or issubclass(kind, Proxy):
-        return value.value
-    if kind is tuple:
-        return tuple(map(_plain, value))
-    if kind is list:
-        return [_plain(item) for item in value]
-    if kind is dict:
-        return {key: _plain(item) for key, item in value.items()}
-    return value
-
-
-def _index(key: Any) -> Any:
-    """An index with NumPy's whole numbers and torch's, which select a view as Python's do, as Python's."""
-    kind = type(key)
-    if kind is tuple:
-        return tuple(map(_index, key))
-    if kind is slice:
-        return slice(_index(key.start), _index(key.stop), _index(key.step))
-    if kind is Saved and not key._proxy._base.recorder.open:
-        key, kind = key.value, Tensor
-    if kind is Tensor:
-        whole = not key.dim() and not (key.is_floating_point() or key.is_complex() or key.dtype == torch.bool)
-        return int(key) if whole and not key.is_meta else key
-    return operator.index(key) if kind.__module__ == "numpy" and kind.__name__.startswith(("int", "uint")) else key
-
-
-def _is_view_index(key: Any) -> bool:
-    """Whether an index is made of whole numbers, slices, names, None and `...`, so that torch gives a view."""
-    if type(key) is tuple:
-        return all(map(_is_view_index, key))
-    if isinstance(key, slice):
-        return all(part is None or type(part) is int for part in (key.start, key.stop, key.step))
-    return key is None or key is Ellipsis or (isinstance(key, (int, str)) and not isinstance(key, bool))
-
-
-def _misuse(use: str, line: Line) -> RecordError:
-    what = {"array": "turned into an array", "iter": "iterated over"}.get(use, f"used with {use}()")
-    return RecordError(
-        f"The value of {line} is not known while the trace is recorded, so it cannot be {what} (at {user_line()}).",
-        remedy=_ALTERNATIVES[use][0].upper() + _ALTERNATIVES[use][1:] + ".",
-        where={"line": str(line)},
-    )
-
-
-def _unknown(name: str) -> OperationError:
-    near, why = ops.suggestions(name), ops.refusal(name)
-    return OperationError(
-        f"{name!r} is not an operation that a trace can record (at {user_line()})" + (f": {why}." if why else "."),
-        remedy=(f"Did you mean {', '.join(near)}? " if near else "")
-        + "tracer.apply(function, value) runs any function on the value, on this machine only.",
-        where={"operation": name},
-    )
 
 
 class _Method:
@@ -467,8 +391,3 @@ class _InPlace:
         value = record(proxy._base.recorder, ops.INPLACE[self._name], (proxy, *args), kwargs)
         proxy._write(proxy._steps, value)
         return proxy
-
-
-def is_proxy(value: object) -> bool:
-    """Whether a value is a proxy, saved or not."""
-    return type(value) is Saved or issubclass(type(value), Proxy)

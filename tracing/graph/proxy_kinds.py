@@ -3,8 +3,9 @@
 from typing import Any
 
 from tracing.errors import RecordError, SiteError
+from tracing.graph.arguments import plain_index
 from tracing.graph.lines import user_line
-from tracing.graph.proxy import FIELDS, Proxy, _index
+from tracing.graph.proxy import FIELDS, Proxy
 
 
 class BlockOutput(Proxy):
@@ -47,7 +48,7 @@ class Rest(Proxy):
 
 def _number(key: Any) -> Any:
     """An index with NumPy's and torch's whole numbers as Python's, which the rules of this file are about."""
-    return key if type(key) in _USUAL else _index(key)
+    return key if type(key) in _USUAL else plain_index(key)
 
 
 _USUAL = frozenset({int, slice, tuple})

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from tracing.errors import PathError, RecordError
+from tracing.graph.arguments import is_proxy
 from tracing.graph.lines import user_line
 from tracing.graph.nodes import Site
-from tracing.graph.proxy import Proxy, is_proxy
+from tracing.graph.proxy import Proxy
 from tracing.graph.proxy_kinds import BlockOutput, FirstInput, ReadOnly, RootOutput
 from tracing.graph.recorder import Base, Recorder, current
 
@@ -244,9 +245,13 @@ class WithSubmodules(BlockOutput):
         return proxy
 
     def __getattr__(self, name: str) -> Any:
-        if name in self._envoy._module._modules:
+        if self._envoy is not None and name in self._envoy._module._modules:
             return self._envoy._child(name)
         return super().__getattr__(name)
+
+    def _close(self) -> None:
+        super()._close()
+        object.__setattr__(self, "_envoy", None)  # a value that a user keeps must not keep the model
 
     def __getitem__(self, key: Any) -> Any:
         return super().__getitem__(key) if self._steps else Proxy.__getitem__(self, key)

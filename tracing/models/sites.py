@@ -14,8 +14,9 @@ import torch
 from torch import nn
 
 from tracing.errors import PathError, SiteError
+from tracing.graph.arguments import is_proxy
 from tracing.graph.lines import user_line
-from tracing.graph.proxy import Proxy, is_proxy
+from tracing.graph.proxy import Proxy
 from tracing.graph.proxy_kinds import ReadOnly
 from tracing.graph.recorder import Base
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests import zoo
 from tests.unit.tracing.seed.support import close, rows
 from tracing import LanguageModel, Model
 
@@ -171,3 +172,15 @@ def test_a_finished_trace_is_freed_without_the_collector(net: Model, differentia
         assert [one() for one in gone] == [None] * len(gone)
     finally:
         gc.enable()
+
+
+def test_the_saved_output_of_a_module_with_a_submodule_of_that_name_keeps_no_model() -> None:
+    model = LanguageModel(zoo.model("bert"))
+    with model.trace(zoo.ids()):
+        saved = model.bert.encoder.layer[0].output.save()
+        plain = model.bert.encoder.layer[1].output
+        plain.save()
+    module = weakref.ref(model._model)
+    del model
+    assert not any(alive((saved, plain), module))
+    assert saved.shape == plain.shape
