@@ -314,4 +314,24 @@ with model.generate("The Louvre is in", max_new_tokens=2) as tracer:
 """,
         "One cache a step.",
     ),
+    Snippet(
+        "A write at a step that cannot come",
+        "StepNotReachedError",
+        """\
+with model.generate("The Louvre is in", max_new_tokens=2) as tracer:
+    model.transformer.h[1].next(5).output[0][:] = 0
+    ids = tracer.result.save()
+""",
+        "A read at such a step says so when its value is used; a write would be lost, so nothing runs.",
+    ),
+    Snippet(
+        "Skipping one call of a module",
+        "RecordError",
+        """\
+with model.trace("The Louvre is in"):
+    model.transformer.h[1].next().skip(torch.zeros(1, 4, 128))
+    logits = model.output.save()
+""",
+        "A skip is of the whole forward.",
+    ),
 )

@@ -32,7 +32,7 @@ with model.trace("The Louvre is in"):
     ),
     Snippet(
         "A standard site that does not exist",
-        "SiteError",
+        "PathError",
         """\
 with model.trace("The Louvre is in"):
     hidden = model.sites.resid_pots[1].save()
@@ -41,7 +41,7 @@ with model.trace("The Louvre is in"):
     ),
     Snippet(
         "A standard site that this architecture has not",
-        "SiteError",
+        "PathError",
         """\
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 

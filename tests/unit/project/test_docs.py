@@ -143,7 +143,7 @@ def _raw(owner: object, name: str) -> object:
 
 
 def _fields(owner: object) -> set[str]:
-    return {field.name for field in dataclasses.fields(owner)} if dataclasses.is_dataclass(owner) else set()  # type: ignore[arg-type]
+    return {field.name for field in dataclasses.fields(owner)} if dataclasses.is_dataclass(owner) else set()
 
 
 # -- the tools themselves ---------------------------------------------------------------------------------------------
