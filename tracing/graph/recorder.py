@@ -269,7 +269,12 @@ class Recorder:
     def save(self, node: Node) -> Cell:
         """Mark a node as saved; where it is already, there are two copies of it in the end."""
         loop = node.loop
-        if self.loop is None and loop is not None and node.op == "write" and any(node is one for _, one in loop.carried):
+        if (
+            self.loop is None
+            and loop is not None
+            and node.op == "write"
+            and any(node is one for _, one in loop.carried)
+        ):
             # After a loop, what its last step left of a value from before it; not the list of its steps.
             node = self.graph.record("part", (node, ()), {}, user_line(), node.invoke, self.guard)
         cell, last = Cell(user_line()), self.cells.get(node.id)

@@ -108,6 +108,18 @@ def test_a_loop_over_no_steps_changes_nothing(gpt2: LanguageModel) -> None:
     assert bool((after != 0).any())
 
 
+@pytest.mark.parametrize(("steps", "expected"), [(0, 1), (2, 3)])
+def test_a_value_from_before_a_loop_is_saved_after_it_as_the_last_step_left_it(
+    gpt2: LanguageModel, steps: int, expected: int
+) -> None:
+    with gpt2.generate(PROMPT, max_new_tokens=2) as tracer:
+        count = torch.ones_like(gpt2.transformer.h[0].output[0, 0])
+        with tracer.iter[:steps]:
+            count += 1
+        saved = count.save()
+    assert torch.equal(saved.value, torch.full((32,), expected, dtype=torch.float64))
+
+
 @pytest.mark.parametrize("use", ["value", "condition"])
 def test_a_value_of_a_loop_over_no_steps_cannot_be_used_after_it(gpt2: LanguageModel, use: str) -> None:
     with (
