@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests import zoo
-from tests.parity import export_cases
+from tests.parity import export_cases, export_cases_runs
 from tests.parity.exporting import Scripts, recorded, start
 from tests.parity.peers import host
 from tests.parity.peers.comparison import GIVEN, TOLERANCE, Peers, assert_equal, shared_folder
@@ -22,7 +22,7 @@ from tracing.graph.proxy import Proxy
 from tracing.graph.recorder import Base
 
 FAMILIES = ("gpt2", "llama")
-CASES = dict(host.cases_of(export_cases))
+CASES = {**dict(host.cases_of(export_cases)), **dict(host.cases_of(export_cases_runs))}
 EXAMPLES = {
     name: source
     for name, source in vars(document).items()
