@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.unit.tracing.graph.op_examples import Call, examples_of, reference
+from tests.unit.tracing.graph.op_examples import Call, examples_of
+from tests.unit.tracing.graph.op_references import reference
 from tracing.graph import ops
 from tracing.graph.nodes import Node
 

@@ -56,7 +56,7 @@ def test_a_forward_that_takes_any_keyword_takes_no_slip_of_ours() -> None:
 
     model = Model(Open())
     x = torch.ones(1, 3)
-    with pytest.raises(TypeError, match="no option 'remot'.*Did you mean remote="), model.trace(x, remot=True):
+    with pytest.raises(TypeError, match=r"no option 'remot'.*Did you mean remote="), model.trace(x, remot=True):
         model.output.save()
     with model.trace(x, scale=2):
         doubled = model.output.save()
