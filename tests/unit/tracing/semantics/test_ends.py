@@ -113,7 +113,7 @@ def test_a_value_from_before_a_loop_is_saved_after_it_as_the_last_step_left_it(
     gpt2: LanguageModel, steps: int, expected: int
 ) -> None:
     with gpt2.generate(PROMPT, max_new_tokens=2) as tracer:
-        count = torch.ones_like(gpt2.transformer.h[0].output[0, 0])
+        count = gpt2.transformer.h[0].output[0, 0] * 0 + 1
         with tracer.iter[:steps]:
             count += 1
         saved = count.save()
