@@ -11,6 +11,7 @@ from tests.parity.subjects import GENERATING, UNPADDED, Subject, error, generati
 from tracing.errors import StepNotReachedError
 
 TOLERANCE = 1e-12
+FLOAT32 = 1e-6
 STEPS = 4
 GREEDY: dict[str, Any] = {"max_new_tokens": STEPS, "do_sample": False, "eos_token_id": 1000}
 PADDED = [name for name in GENERATING if name not in UNPADDED]
@@ -30,8 +31,9 @@ def places_of(one: Subject) -> list[tuple[str, int, hooks.Place]]:
     return [(site, layer, place) for site, layer, place in one.places() if layer == 1 and "encoder" not in site]
 
 
-def close(found: Any, value: Tensor, what: Any) -> None:
-    assert error(found, value) < TOLERANCE, what
+def close(found: Any, value: Tensor, what: Any, name: str = "") -> None:
+    """In a padded batch GPT-J, whose attention is in float32 always, sums otherwise than alone."""
+    assert error(found, value) < (FLOAT32 if name == "gptj" else TOLERANCE), what
 
 
 @pytest.mark.parametrize("name", GENERATING)
@@ -134,7 +136,7 @@ def test_prompts_of_unequal_lengths_equal_one_by_one(name: str) -> None:
         assert torch.equal(result.value, ids)
         for number, (site, layer, _) in enumerate(places):
             for step in range(STEPS):
-                close(found[number][step], seen[number][step], (site, layer, step))
+                close(found[number][step], seen[number][step], (site, layer, step), name)
 
 
 @pytest.mark.parametrize("name", PADDED)
@@ -160,7 +162,7 @@ def test_a_write_to_one_of_several_prompts(name: str) -> None:
     ids, seen = plain(one, prompts[1], [one.where.place("resid_post", 1)], [(place, edit)])
     assert torch.equal(edited.value, ids)
     for value, expected in zip(hidden.value, seen[0], strict=True):
-        close(value, expected, name)
+        close(value, expected, name, name)
 
 
 @pytest.mark.parametrize("name", PADDED)
@@ -228,7 +230,7 @@ def test_an_early_end_of_one_prompt_of_several(name: str) -> None:
     assert (results[0].value[:, short[0].shape[1] :] == 2).all()
     assert torch.equal(results[1].value, long[0])
     for value, expected in zip(other, long[1][0], strict=False):
-        close(value, expected, name)
+        close(value, expected, name, name)
 
 
 @pytest.mark.parametrize("name", GENERATING)
