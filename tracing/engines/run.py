@@ -116,15 +116,19 @@ class Run(Structural):
         if self.carriers is not None and node in self.carriers.asked and value is not SKIPPED:
             value = self.carriers.carry(node, value, self._visit_of(node))
         self.env[node] = value
-        self._save(node, value)
+        if node in self.program.saved:
+            self._save(node, value)
 
     def _compute(self, node: Node) -> Any:
-        op = TABLE.get(node.op)
-        if op is None:
-            if node.op not in TOLERANT and any(self.env[dependency] is SKIPPED for dependency in node.deps):
-                return SKIPPED
-            return self.handlers[node.op](node)
         env = self.env
+        handler = self.handlers.get(node.op)
+        if handler is not None:
+            if node.op not in TOLERANT:
+                for dependency in node.deps:
+                    if env[dependency] is SKIPPED:
+                        return SKIPPED
+            return handler(node)
+        op = TABLE[node.op]
         args = []
         for value in node.args:
             if isinstance(value, Node):

@@ -131,7 +131,9 @@ class Values:
         env, uses = self.env, self.uses
         base = None if writing is None else writing.args[0]
         for node in list(visit.nodes):
-            if node in env and uses[node] > (node is base):
+            if node not in env:  # freed, for good
+                del visit.nodes[node]
+            elif uses[node] > (node is base):
                 env[node] = owned(env[node])
                 del visit.nodes[node]
         if writing is None:

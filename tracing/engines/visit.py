@@ -113,19 +113,22 @@ class Visit:
                 f"a tensor of shape {tuple(tensor.shape)} is shared by all prompts of the batch, so one prompt cannot "
                 "change it: write in an invoke without a prompt, which sees the whole batch"
             )
-        copied = tensor if self._owns(tensor) else tensor.clone()
-        self._own(copied)
+        if not self._owns(tensor):  # the first write of this visit
+            tensor = tensor.clone()
+            self.owned.append(tensor)
+            self.raw = put(self.raw, prefix, tensor) if prefix else tensor
         if scope.flattens(tensor):
-            _write_flattened(scope, copied, rest, new)
-            self.raw = put(self.raw, prefix, copied)
-            return Part(self.raw, scope)
-        rows = scope.of(copied)
-        put(rows, rest or (("index", ...),), _fitting(rows, rest, new), owned=True)
-        self.raw = put(self.raw, prefix, copied)
+            _write_flattened(scope, tensor, rest, new)
+        else:
+            rows = scope.of(tensor)
+            put(rows, rest or (("index", ...),), _fitting(rows, rest, new), owned=True)
         return Part(self.raw, scope)
 
     def _owns(self, value: Any) -> bool:
-        return any(tensor is value for tensor in self.owned)  # by identity: `in` would compare tensors
+        for tensor in self.owned:  # by identity: `in` would compare tensors
+            if tensor is value:
+                return True
+        return False
 
     def _own(self, tensor: Tensor) -> None:
         if not self._owns(tensor):

@@ -1,7 +1,7 @@
 """Arguments as a user gives them: nests with proxies in them, indices of any kind of whole number."""
 
 import operator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor
@@ -11,6 +11,10 @@ from tracing.graph.saved import Saved
 
 if TYPE_CHECKING:
     from tracing.graph.recorder import Recorder
+
+
+_PLAIN: Final = frozenset({int, type(None), type(Ellipsis), str, bool})
+"""Types of most indices and of their parts, which are Python's own."""
 
 
 def is_proxy(value: object) -> bool:
@@ -51,11 +55,13 @@ def plain(value: Any) -> Any:
 def plain_index(key: Any) -> Any:
     """An index with NumPy's whole numbers and torch's, which select a view as Python's do, as Python's."""
     kind = type(key)
-    if kind is int:
+    if kind in _PLAIN:
         return key
     if kind is tuple:
         return tuple(map(plain_index, key))
     if kind is slice:
+        if type(key.start) in _PLAIN and type(key.stop) in _PLAIN and type(key.step) in _PLAIN:
+            return key
         return slice(plain_index(key.start), plain_index(key.stop), plain_index(key.step))
     if kind is Saved and not key._proxy._base.recorder.open:
         key, kind = key.value, Tensor

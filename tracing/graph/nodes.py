@@ -21,8 +21,6 @@ STRUCTURAL: Final = frozenset(
 )  # fmt: skip
 """Operations that the executor knows; every other name is one of the op table."""
 
-_PLAIN: Final = frozenset({int, str, bool, float, type(None), type(Ellipsis)})
-"""Types of most arguments, which hold no nodes."""
 
 EFFECTS: Final = frozenset({"backward", "skip", "stop", "apply"})
 """Operations that are run although nothing uses their result."""
@@ -51,6 +49,10 @@ class Site(NamedTuple):
         step = f", step {self.step}" if self.step else ""
         call = f", call {self.call}" if self.call else ""
         return f"{self.path or 'model'}.{'input' if self.kind == 'inputs' else self.kind}{step}{call}"
+
+
+_PLAIN: Final[frozenset[type]] = frozenset({int, str, bool, float, type(None), type(Ellipsis), Site})
+"""Types of most arguments, which hold no nodes."""
 
 
 class Guard(NamedTuple):
@@ -146,7 +148,9 @@ def _collect(value: Any, found: list[Node]) -> None:
             if type(item) not in _PLAIN:
                 _collect(item, found)
     elif kind is slice:
-        _collect((value.start, value.stop, value.step), found)
+        for item in (value.start, value.stop, value.step):
+            if type(item) not in _PLAIN:
+                _collect(item, found)
     elif isinstance(value, Mapping):
         for item in value.values():
             _collect(item, found)

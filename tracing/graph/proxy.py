@@ -40,14 +40,22 @@ class Proxy(Operators):
 
     __slots__ = ("__weakref__", "_base", "_cell", "_gradient", "_line", "_memo", "_steps")
 
+    _base: Base
+    _steps: Steps
+    _line: Line
+    _memo: tuple[int, Node] | None
+    _cell: Cell | None
+    _gradient: Any
+    """Whether the gradient is retained (True), and its proxy once it was asked for."""
+
     def __init__(self, base: Base, steps: Steps = ()) -> None:
-        self._base = base
-        self._steps = steps
-        self._line: Line = base.node.line if not steps else user_line()
-        self._memo: tuple[int, Node] | None = None
-        self._cell: Cell | None = None
-        self._gradient: Any = None
-        """Whether the gradient is retained (True), and its proxy once it was asked for."""
+        put = object.__setattr__  # ours asks which attribute it is, and a trace makes many proxies
+        put(self, "_base", base)
+        put(self, "_steps", steps)
+        put(self, "_line", base.node.line if not steps else user_line())
+        put(self, "_memo", None)
+        put(self, "_cell", None)
+        put(self, "_gradient", None)
 
     # -- recording ----------------------------------------------------------------------------------------------------
     def _node(self) -> Node:

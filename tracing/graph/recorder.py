@@ -165,6 +165,8 @@ class Recorder:
         if isinstance(value, dict):
             return {_plain_key(key): self.encode(item) for key, item in value.items()}
         if kind is slice:
+            if type(value.start) in _PLAIN and type(value.stop) in _PLAIN and type(value.step) in _PLAIN:
+                return value
             return slice(self.encode(value.start), self.encode(value.stop), self.encode(value.step))
         if isinstance(value, _PLAIN_KINDS):  # a subclass: an enumeration, a named tuple's field
             return value
@@ -186,7 +188,10 @@ class Recorder:
         known = self._constants.get(id(value))
         if known is not None and torch.equal(known[1], value):
             return known[1]
-        with torch.inference_mode(False), torch.set_grad_enabled(value.requires_grad):
+        if value.requires_grad or torch.is_inference_mode_enabled():
+            with torch.inference_mode(False), torch.set_grad_enabled(value.requires_grad):
+                copied = value.clone()
+        else:
             copied = value.clone()
         self._constants[id(value)] = value, copied
         return copied
