@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 _NOT_YET: Final = torch.empty(0, device="meta")
 """What C code finds before the value is known: a tensor that has no data to read."""
 
-_OWN: Final = frozenset({"_proxy", "_operate", "_operate_in_place", "__class__", "__dict__", "__torch_function__"})
+_OWN: Final = frozenset(
+    {
+        "_proxy", "_operate", "_operate_in_place", "__class__", "__dict__", "__torch_function__", "__reduce_ex__",
+        "__deepcopy__",
+    }
+)  # fmt: skip
 
 
 class Saved(Operators, Tensor):

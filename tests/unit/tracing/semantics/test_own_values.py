@@ -1,6 +1,8 @@
 """Semantics 2: a saved value has memory of its own, and keeps nothing else of its trace alive."""
 
 import gc
+import io
+import pickle  # noqa: TID251 (what users do with their own values)
 import weakref
 from typing import Any
 
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from tests import zoo
 from tests.unit.tracing.seed.support import close, rows
 from tracing import LanguageModel, Model
+from tracing.errors import NotSavedError
 
 PROMPT = "The keys to the cabinet"
 
@@ -184,3 +187,17 @@ def test_the_saved_output_of_a_module_with_a_submodule_of_that_name_keeps_no_mod
     del model
     assert not any(alive((saved, plain), module))
     assert saved.shape == plain.shape
+
+
+def test_a_saved_value_is_stored_and_pickled_as_the_tensor_it_is(gpt2: LanguageModel) -> None:
+    with gpt2.trace(PROMPT):
+        hidden = gpt2.transformer.h[0].output.save()
+        with pytest.raises(NotSavedError, match="not known before its trace ends"):
+            pickle.dumps(hidden)
+    stored = io.BytesIO()
+    torch.save({"hidden": hidden}, stored)  # noqa: TID251 (as above)
+    stored.seek(0)
+    loaded = torch.load(stored, weights_only=True)["hidden"]  # noqa: TID251 (as above)
+    for read in (loaded, pickle.loads(pickle.dumps(hidden))):
+        assert type(read) is torch.Tensor
+        assert torch.equal(read, hidden.value)
