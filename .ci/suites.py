@@ -53,7 +53,7 @@ SUITES = (
         limit_seconds=180,
         folder=ROOT / "frontend",
     ),
-    pytest("unit", "tests/unit", "tests/parity", "tests/api", "tests/ws", "-n", "2", limit_seconds=900),
+    pytest("unit", "tests/unit", "tests/parity", "tests/api", "tests/ws", "-n", "2", limit_seconds=1500),
     pytest("system", "tests/system", limit_seconds=1200),
     pytest("e2e", "tests/e2e", limit_seconds=600),
 )  # fmt: skip
