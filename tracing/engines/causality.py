@@ -276,10 +276,10 @@ class _Schedule:
             inputs = [invoke.inputs for invoke in self._graph.invokes if invoke.stage == stage and invoke.inputs]
             if not inputs:
                 self._model.batch([], generating=False)  # raises that there is no prompt
+            of_stage = self._graph.stages[stage]
             eager = any(self._model.needs_eager(path) for path, _, _ in places)
-            order, found_now = order_of(
-                self._model, self._graph.stages[stage], inputs[0], places, eager=eager, anew=self._anew
-            )
+            eager = eager or self._model.asks_eager(of_stage.options)
+            order, found_now = order_of(self._model, of_stage, inputs[0], places, eager=eager, anew=self._anew)
             self.by_kept_order |= not found_now
             self._orders[stage] = order
         return order

@@ -142,7 +142,7 @@ def _forwards(graph: Graph, nodes: Sequence[Node], model: Any) -> list[Forward]:
                 forward = first_of_stage[site.stage] if site.invoke is None else by_invoke[site.invoke]
                 forward.written.add((site.path, site.kind))
     for forward in forwards:
-        forward.eager = any(
+        forward.eager = model.asks_eager(forward.stage.options) or any(
             model.needs_eager(path) and any(not node.kwargs for nodes in calls.values() for node in nodes)
             for (path, _), calls in forward.sites.items()
         )

@@ -228,7 +228,8 @@ class Scan:
         else:
             prompts = [invoke.inputs]
         self._require_all_prompts(site.stage)
-        eager = self._model.needs_eager(site.path)
+        options = self._graph.stages[site.stage].options
+        eager = self._model.needs_eager(site.path) or self._model.asks_eager(options)
         inside: Any = type(self._model.submodule(site.path)) if site.kind in KINDS else None
         key = site.stage, site.invoke, inside, eager
         found = self._passages.get(key)

@@ -23,6 +23,7 @@ from tracing.graph.recorder import Recorder, current
 from tracing.models.batching import Batch, Inputs, batch_tensors
 from tracing.models.editing import Edit, load_edits, replay, save_edits
 from tracing.models.envoy import Envoy
+from tracing.models.renames import resolved
 from tracing.models.rules import accepted_keywords
 from tracing.models.scanning import Scanner
 from tracing.models.session import Session
@@ -34,14 +35,21 @@ class Model(Envoy):
     """A wrapped module: the root of the tree of envoys, and what traces run on."""
 
     def __init__(self, module: nn.Module, *, rename: Mapping[str, str] | None = None) -> None:
-        """`rename` gives submodules other names: `{"layers": "transformer.h", "attn": "self_attn"}`."""
+        """`rename` gives submodules other names: `{"layers": "transformer.h", "attn": "self_attn"}`.
+
+        A path is counted from the root and its new name is there; one module's name stands for it at any level. The
+        other way round, `{"transformer.h": "layers"}`, means the same. Raises `ModelError` for a module that the model
+        does not have.
+        """
         if isinstance(module, torch.jit.ScriptModule):
             raise ModelError(
                 "A TorchScript module cannot be traced: its submodules are not called one by one.",
                 remedy="Wrap the module that it was made from.",
             )
         super().__init__(self, "", module)
-        self.__dict__.update(module=module, renames=dict(rename or {}), origin=self, attached={}, edits=[])
+        self.__dict__.update(
+            module=module, renames=resolved(rename, module, type(self)), origin=self, attached={}, edits=[]
+        )
         self._warn_hidden()
 
     # -- traces -------------------------------------------------------------------------------------------------------
@@ -160,6 +168,10 @@ class Model(Envoy):
 
     def needs_eager(self, path: str) -> bool:
         """Whether the module is called only by the eager path of attention."""
+        return False
+
+    def asks_eager(self, options: Mapping[str, Any]) -> bool:
+        """Whether a forward with these options is asked for what only the eager path of attention returns."""
         return False
 
     # -- the wrapped module -------------------------------------------------------------------------------------------

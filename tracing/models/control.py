@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, Never
 
 from tracing.errors import RecordError
 from tracing.graph.lines import user_line
@@ -18,16 +18,22 @@ class Steps:
     `with tracer.iter[0:3]:` records the body once and runs it at each step; a value saved in it becomes a list.
     """
 
-    def __init__(self, recorder: Recorder, known: int | None, chosen: tuple[int, ...] | None) -> None:
+    def __init__(
+        self, recorder: Recorder, known: int | None, chosen: tuple[int, ...] | None, *, lasting: bool = True
+    ) -> None:
         self._recorder = recorder
         self._known = known
         self._chosen = chosen
+        self._lasting = lasting
+        """Whether the steps go on for as long as the text does, so that some may not come."""
 
     def __getitem__(self, steps: int | slice | Sequence[int]) -> "Steps":
-        return Steps(self._recorder, self._known, self._numbers(steps))
+        lasting = isinstance(steps, slice) and steps.stop is None
+        return Steps(self._recorder, self._known, self._numbers(steps), lasting=lasting)
 
     def _numbers(self, steps: int | slice | Sequence[int]) -> tuple[int, ...]:
         if isinstance(steps, slice):
+            self._require_within(steps)
             if self._known is None and (steps.stop is None or steps.stop < 0):
                 raise RecordError(
                     f"How many steps the generation takes is not known here (at {user_line()}).",
@@ -43,30 +49,63 @@ class Steps:
                 )
         return numbers
 
+    def _require_within(self, steps: slice) -> None:
+        """Raises `RecordError` for a slice that begins or ends beyond the last step; `[3:3]` is no steps on purpose."""
+        known, start, stop = self._known, steps.start, steps.stop
+        if known is None or (stop is not None and start == stop):
+            return
+        start_beyond = start is not None and not -known <= start < known
+        if start_beyond or (stop is not None and not -known <= stop <= known):
+            text = ":".join("" if bound is None else str(bound) for bound in (start, stop))
+            raise RecordError(
+                f"tracer.iter[{text}] goes beyond the steps of this generation (at {user_line()}).",
+                remedy=f"With max_new_tokens={known} there are steps 0 to {known - 1}: give more max_new_tokens, or an "
+                "open end, tracer.iter[:].",
+                where={"steps": known},
+            )
+
     def _all(self) -> tuple[int, ...]:
         return self._numbers(slice(None)) if self._chosen is None else self._chosen
 
+    def _firm(self) -> tuple[int, ...]:
+        """Steps that are meant to come: of those up to an open end, the first."""
+        return self._all()[:1] if self._lasting else self._all()
+
     def __iter__(self) -> Iterator[int]:
-        recorder, before = self._recorder, (self._recorder.step, self._recorder.stepping)
+        recorder, firm = self._recorder, self._firm()
+        before = recorder.step, recorder.stepping, recorder.firm
         try:
             for step in self._all():
-                recorder.step, recorder.stepping = step, True
+                recorder.step, recorder.stepping, recorder.firm = step, True, (0,) if step in firm else ()
                 yield step
         finally:
-            recorder.step, recorder.stepping = before
+            recorder.step, recorder.stepping, recorder.firm = before
 
     def __enter__(self) -> "Steps":
-        self._before = self._recorder.step
-        self._recorder.step = 0
+        self._before = self._recorder.step, self._recorder.firm
         self._block = self._recorder.looping(Loop(self._all()))
         self._block.__enter__()
+        self._recorder.step, self._recorder.firm = 0, self._firm()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._recorder.step, self._recorder.firm = self._before
         self._block.__exit__(kind, error, trace)
-        self._recorder.step = self._before
+
+    # -- what `as` gives is no number ---------------------------------------------------------------------------------
+    def _no_number(self, *_: object) -> Never:
+        raise RecordError(
+            f"What `with tracer.iter[...] as` gives is no number (at {user_line()}): the block is recorded once, for "
+            "all of its steps.",
+            remedy="Where the number of the step is needed, write `for step in tracer.iter[...]:`.",
+        )
+
+    __bool__ = __int__ = __float__ = __index__ = __hash__ = __neg__ = __abs__ = _no_number
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _no_number
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __mod__ = __rmod__ = _no_number
+    __floordiv__ = __rfloordiv__ = __truediv__ = __rtruediv__ = __pow__ = __rpow__ = _no_number
 
 
 class Branch:

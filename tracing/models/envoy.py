@@ -77,7 +77,7 @@ class Envoy:
         if attached is not None:  # before this wrapper was made as a copy of another
             found = self.__dict__["_children"][name] = Envoy(self._root, _join(self.path, name), attached)
             return found
-        if "." in alias:
+        if "." in alias and not self.path:
             return self._root.get(alias)  # type: ignore[no-any-return]
         raise self._no_child(name)
 
@@ -118,7 +118,18 @@ class Envoy:
         return True
 
     def __dir__(self) -> list[str]:
-        return [*super().__dir__(), *self._module._modules]
+        return [*super().__dir__(), *self._module._modules, *self._given_names()]
+
+    def _given_names(self) -> list[str]:
+        """Names of submodules that the user gave: of attached ones, and new names of the model's own."""
+        below = f"{self.path}." if self.path else ""
+        attached = [path[len(below) :] for path in self._root.attached if path.startswith(below)]
+        renamed = [
+            new
+            for new, old in self._root.renames.items()
+            if old in self._module._modules or ("." in old and not self.path)
+        ]
+        return [*(name for name in attached if "." not in name), *renamed]
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, nn.Module):
@@ -199,6 +210,7 @@ class Envoy:
             )
         site = Site(stage.index, invoke.index, self.path, "skip", step)
         recorder.add("skip", (self.path, recorder.encode(value), site))
+        recorder.expect(site)
 
     def next(self, count: int = 1) -> "Envoy":
         """Go `count` calls of this module on: in a generation, that many steps. Returns the module."""

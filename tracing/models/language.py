@@ -68,7 +68,8 @@ class LanguageModel(Pretrained):
         `verify` runs `families.check` once, at about the cost of one short forward, and raises `AdapterError` where
         the adapter does not describe the weights; models of other families have no adapter and are not checked, nor
         are models of which accelerate keeps parts elsewhere.
-        `rename` gives submodules other names. Only safetensors are read, and no code of the model's folder is run.
+        `rename` gives submodules other names: `{"layers": "transformer.h"}`, see `Model`. Only safetensors are read,
+        and no code of the model's folder is run.
         Raises `ModelError` for a model that cannot be found or loaded, `TypeError` for an unknown keyword argument.
         """
         super().__init__(

@@ -185,6 +185,12 @@ class Pretrained(Model):
         """Whether the module is called only by the eager path of attention: the dropout of the pattern."""
         return path.rpartition(".")[2] in PATTERN_DROPOUTS
 
+    def asks_eager(self, options: Mapping[str, Any]) -> bool:
+        """Whether attention patterns are to be returned, which other implementations than the eager one leave out."""
+        asked = options.get("output_attentions")
+        asked = getattr(self.config, "output_attentions", False) if asked is None else asked
+        return bool(asked) and self.attention not in ("", "eager")
+
     def why_not_reached(self, path: str) -> str:
         """A sentence for a site that the forward did not pass."""
         dropout = isinstance(self.submodule(path), nn.Dropout) and "attention" in path

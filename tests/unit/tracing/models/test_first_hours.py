@@ -1,0 +1,73 @@
+"""What a newcomer tries in the first hours, and what is answered."""
+
+import pytest
+import torch
+
+from tests.unit.tracing.seed import support
+from tracing import LanguageModel
+from tracing.errors import ModelError
+
+PROMPT = "The keys to the cabinet"
+
+
+@pytest.fixture(scope="module")
+def gpt2() -> LanguageModel:
+    return LanguageModel(support.gpt2(), tokenizer=support.TOKENIZER, dtype=torch.float64)
+
+
+# -- new names for modules --------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "rename",
+    [
+        {"layers": "transformer.h", "ff": "mlp"},
+        {"transformer.h": "layers", "mlp": "ff"},
+        {".transformer.h": "layers", "ff": "mlp"},
+    ],
+)
+def test_a_new_name_may_stand_on_either_side(rename: dict[str, str]) -> None:
+    model = LanguageModel(support.gpt2(), tokenizer=support.TOKENIZER, rename=rename)
+    with model.trace(PROMPT):
+        new, old = model.layers[1].ff.output.save(), model.transformer.h[1].mlp.output.save()
+    assert torch.equal(new.value, old.value)
+    assert not hasattr(model.transformer, "layers"), "a path counts from the root"
+    assert "layers" in dir(model)
+    assert "ff" in dir(model.layers[0])
+
+
+@pytest.mark.parametrize(
+    ("rename", "message"),
+    [
+        ({"layers": "transformer.hh"}, r"no module 'transformer\.hh', and none 'layers' either\. Near it: transformer"),
+        ({"transformr.h": "layers"}, r"none 'transformr\.h' either\. Near it: transformer\.h"),
+        ({"mlp": "attn"}, "modules of both names"),
+        ({"transformer.h": "the.layers"}, "has a dot in it"),
+        ({"transformer.h": "trace"}, "is an attribute of LanguageModel"),
+    ],
+)
+def test_a_new_name_that_would_name_nothing_is_refused(rename: dict[str, str], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        LanguageModel(support.gpt2(), tokenizer=support.TOKENIZER, rename=rename)
+
+
+def test_new_names_that_are_no_names_are_refused() -> None:
+    with pytest.raises(TypeError, match="is no mapping of names"):
+        LanguageModel(support.gpt2(), rename={"transformer.h": ["layers"]})  # type: ignore[dict-item]
+
+
+# -- patterns by the model's own option -------------------------------------------------------------------------------
+def test_attention_patterns_that_are_asked_for_are_returned_under_sdpa(gpt2: LanguageModel) -> None:
+    assert gpt2.attention == "sdpa"
+    with gpt2.trace(PROMPT, output_attentions=True) as tracer:
+        returned = gpt2.output.attentions.save()
+        patterns = [pattern.save() for pattern in gpt2.sites.pattern]
+        assert "attention: eager" in str(tracer.plan())
+    assert len(returned) == 4
+    for one, pattern in zip(returned, patterns, strict=True):
+        assert torch.equal(one, pattern.value)
+    assert gpt2.attention == "sdpa"
+
+
+def test_the_shapes_of_patterns_that_are_asked_for_are_known(gpt2: LanguageModel) -> None:
+    with gpt2.scan(PROMPT, output_attentions=True):
+        pattern = gpt2.output.attentions[1].save()
+    assert pattern.shape[:2] == (1, 4)
