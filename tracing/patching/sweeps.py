@@ -33,6 +33,7 @@ from tracing.prompts import PromptPair, TokenizedPair, require_usable, tokenize_
 from tracing.results import Grid
 
 Direction = Literal["denoising", "noising"]
+Pairs = PromptPair | TokenizedPair | Sequence[PromptPair] | Sequence[TokenizedPair]
 Place = tuple[int, int, int, int, int]
 
 
@@ -74,7 +75,7 @@ def place(tile: Tile | PlannedTile) -> Place:
 
 def prepare(
     model: LanguageModel,
-    pairs: Sequence[PromptPair] | Sequence[TokenizedPair],
+    pairs: Pairs,
     metric: str | Callable[..., Any] = "logit_diff",
     sites: str | Sequence[str] = "resid_pre",
     over: Sequence[str] = ("layer", "position"),
@@ -174,7 +175,7 @@ def grids(prepared: Sweep, computed: Sequence[Tile]) -> tuple[Grid, ...]:
 @overload
 def sweep(
     model: LanguageModel,
-    pairs: Sequence[PromptPair] | Sequence[TokenizedPair],
+    pairs: Pairs,
     metric: str | Callable[..., Any] = ...,
     sites: str = ...,
     over: Sequence[str] = ...,
@@ -188,7 +189,7 @@ def sweep(
 @overload
 def sweep(
     model: LanguageModel,
-    pairs: Sequence[PromptPair] | Sequence[TokenizedPair],
+    pairs: Pairs,
     metric: str | Callable[..., Any] = ...,
     sites: tuple[str, ...] | list[str] = ...,
     over: Sequence[str] = ...,
@@ -201,7 +202,7 @@ def sweep(
 ) -> dict[str, Grid]: ...
 def sweep(
     model: LanguageModel,
-    pairs: Sequence[PromptPair] | Sequence[TokenizedPair],
+    pairs: Pairs,
     metric: str | Callable[..., Any] = "logit_diff",
     sites: str | tuple[str, ...] | list[str] = "resid_pre",
     over: Sequence[str] = ("layer", "position"),
@@ -214,6 +215,7 @@ def sweep(
 ) -> Grid | dict[str, Grid]:
     """Patch every cell; a `Grid` for one site's name, a dict of them for several.
 
+    `pairs` are one pair or a list of them.
     `metric` is a name of `tracing.metric_facts.METRICS` or a function of logits `[row, vocab]` (and `Targets`).
     `over` is ("layer", "position"), or ("layer", "head") with the site z, which patches one head at every position.
     `direction`: "denoising" puts clean activations into the corrupted run, "noising" the reverse. `positions` says
@@ -221,15 +223,6 @@ def sweep(
     Once `should_stop()`, cells that are not computed stay NaN; before the baselines are known, `Stopped` is raised.
     Raises `PromptError` for pairs that do not align or lack a foil the metric needs, `SiteError`, `MetricError`,
     `SpecError`, `OutOfMemoryError` (before anything runs, where the activations to keep exceed the device's memory).
-
-    >>> from tracing.models import LanguageModel                                       # doctest: +SKIP
-    >>> from tracing.patching import sweep                                             # doctest: +SKIP
-    >>> from tracing.prompts import PromptPair                                         # doctest: +SKIP
-    >>> model = LanguageModel("models/my-gpt2")                                        # doctest: +SKIP
-    >>> pair = PromptPair(clean="The Eiffel Tower is in", corrupted="The Colosseum is in",
-    ...                   answer=" Paris", foil=" Rome")                               # doctest: +SKIP
-    >>> grid = sweep(model, [pair], sites="resid_pre")                                 # doctest: +SKIP
-    >>> grid.recovery.shape, grid.best()                                               # doctest: +SKIP
     """
     prepared = prepare(
         model, pairs, metric, sites, over, direction,
@@ -275,9 +268,11 @@ def _check_memory(model: LanguageModel, plan: Plan, max_bytes: int | None) -> No
         )
 
 
-def _tokenized(
-    model: LanguageModel, pairs: Sequence[PromptPair] | Sequence[TokenizedPair]
-) -> tuple[TokenizedPair, ...]:
+def _tokenized(model: LanguageModel, pairs: Pairs) -> tuple[TokenizedPair, ...]:
+    if isinstance(pairs, TokenizedPair):
+        pairs = (pairs,)
+    if isinstance(pairs, PromptPair):
+        pairs = (pairs,)
     ready = [pair for pair in pairs if isinstance(pair, TokenizedPair)]
     if ready and len(ready) == len(pairs):
         require_usable(ready)

@@ -51,6 +51,11 @@ def test_noising_the_clean_run_is_denoising_with_the_prompts_swapped() -> None:
     np.testing.assert_allclose(noising.recovery, 1 - denoising.recovery, atol=1e-12)
 
 
+def test_one_pair_needs_no_list() -> None:
+    model, one = language_model("gpt2"), pair([1, 2, 3, 4], [1, 7, 3, 8], (5,), (6,))
+    np.testing.assert_array_equal(sweep(model, one).examples, sweep(model, [one]).examples)
+
+
 def test_pairs_line_up_at_the_start_or_at_the_end() -> None:
     model, several = language_model("gpt2"), pairs(3)
     at_end, at_start = sweep(model, several), sweep(model, several, positions="start")
