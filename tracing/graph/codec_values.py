@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from tracing.errors import GraphFormatError
+from tracing.graph.hidden import HiddenState
 from tracing.graph.nodes import Node, Site
 from tracing.graph.ops_schema import DEVICE, MAX_INT
 
@@ -154,7 +155,9 @@ def check_tensor(tensor: object) -> None:
     if tensor.dtype not in _DTYPE_NAMES:
         remedy = "Store torch.view_as_real(tensor)." if tensor.is_complex() else "Convert it first: tensor.float()."
         raise GraphFormatError(f"A stored graph holds no tensors of {tensor.dtype}.", remedy=remedy)
-    plain = type(tensor) is Tensor or isinstance(tensor, torch.nn.Parameter)  # no fake tensors, no subclasses
+    plain = type(tensor) in (Tensor, HiddenState) or isinstance(
+        tensor, torch.nn.Parameter
+    )  # no fake tensors, no subclasses
     if not plain or tensor.layout is not torch.strided or tensor.is_meta:
         raise GraphFormatError("A stored graph holds plain dense tensors with values only.")
 

@@ -54,6 +54,15 @@ def _number(key: Any) -> Any:
 _USUAL = frozenset({int, slice, tuple})
 
 
+def block_index(key: Any) -> Any:
+    """The index of a block's hidden state that `block.output[key]` means. Raises `RecordError` as that does."""
+    key = _number(key)
+    if type(key) is not int:
+        return key
+    _only_zero(key)
+    return slice(None)
+
+
 def _is_rest(key: slice) -> bool:
     """Whether a slice is `1:`; its bounds may be proxies, which have no truth value."""
     return type(key.start) is int and key.start == 1 and key.stop is None and key.step is None

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from tracing.errors import NotCachedError, RecordError, SiteError
+from tracing.graph.hidden import HiddenState
 from tracing.graph.lens import get
 from tracing.graph.lines import user_line
 from tracing.graph.proxy import Proxy
@@ -31,8 +32,12 @@ class Entry:
 
     @property
     def output(self) -> Any:
-        """The hidden state of a residual block, the logits of the model, else what the module returned."""
-        return self._proxies[0].value
+        """The hidden state of a residual block, the logits of the model, else what the module returned.
+
+        As in the trace, `output[0]` of a residual block is the whole hidden state.
+        """
+        value = self._proxies[0].value
+        return HiddenState.of(value) if self._proxies[0]._steps == _MAIN else value
 
     @property
     def inputs(self) -> Any:
@@ -47,8 +52,13 @@ class Entry:
         given = self.inputs
         return [get(one, _FIRST) for one in given] if isinstance(given, list) else get(given, _FIRST)
 
+    def __repr__(self) -> str:
+        return f"Entry(output: {_shapes(self._proxies[0].value)}, {'with' if self._proxies[1] else 'without'} inputs)"
+
 
 _FIRST: Final = (("first",),)
+_MAIN: Final = (("main",),)
+"""The way from what a residual block returns to its hidden state."""
 
 Proxies = dict[str, tuple[Proxy, Proxy | None]]
 
@@ -93,9 +103,10 @@ class Cache(Mapping[str, Entry]):
         return CacheNode(self._all, path)
 
     def _missing(self, path: str) -> NotCachedError:
+        held = ", ".join([one or "the model" for one in self][:6])
         return NotCachedError(
             f"The cache holds nothing of {path!r}.",
-            remedy=f"It holds {', '.join(list(self)[:6])}…; choose modules with tracer.cache(modules=[...]).",
+            remedy=f"It holds {held}…; choose modules with tracer.cache(modules=[...]).",
         )
 
     def __iter__(self) -> Iterator[str]:
@@ -105,7 +116,11 @@ class Cache(Mapping[str, Entry]):
         return len(self._proxies)
 
     def __repr__(self) -> str:
-        return f"Cache({', '.join(self)})"
+        below = f"{self._prefix}." if self._prefix else ""
+        found = [path or "the model" for path in self if path == self._prefix or path.startswith(below)]
+        if not found:
+            return "Cache(nothing yet: it is filled when its trace ends)"
+        return f"{type(self).__name__}({len(found)} modules: {', '.join(found[:8])}{', …' if found[8:] else ''})"
 
 
 class CacheNode(Cache):
@@ -152,6 +167,15 @@ def cached(
     return Cache(proxies)
 
 
+def _shapes(value: Any) -> str:
+    """What a value is, in a few characters."""
+    if isinstance(value, torch.Tensor):
+        return str(list(value.shape))
+    if isinstance(value, list):
+        return f"{len(value)} steps"
+    return type(value).__name__
+
+
 def _came(value: Any) -> bool:
     """Whether there is a value: what no step of a loop called is a list of none."""
     return not isinstance(value, list) or bool(value)
@@ -178,7 +202,7 @@ def _if_called(model: "Model", recorder: Recorder, envoy: Envoy, kind: str) -> P
     base: Base = recorder.site(envoy.path, kind, optional=True)
     if kind == "inputs":
         return Proxy(base)
-    return Proxy(base, (("main",),) if model.is_block(envoy.path) else () if envoy.path else (("logits",),))
+    return Proxy(base, _MAIN if model.is_block(envoy.path) else () if envoy.path else (("logits",),))
 
 
 def _envoy(model: "Model", module: Envoy | str) -> Envoy:

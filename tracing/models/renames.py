@@ -9,7 +9,7 @@ from torch import nn
 from tracing.errors import ModelError
 
 
-def resolved(rename: Mapping[str, str] | None, module: nn.Module, hidden: Any) -> dict[str, str]:
+def resolved(rename: Any, module: nn.Module, hidden: Any) -> dict[str, str]:
     """The modules that new names stand for, by new name: paths from the root, or a name that holds at any level.
 
     Of an entry, one side is what the model has and the other the new name, whichever way round. `hidden` is the class

@@ -1,11 +1,16 @@
 """What a newcomer tries in the first hours, and what is answered."""
 
+import copy
+
+import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from tests.unit.tracing.seed import support
 from tracing import LanguageModel
-from tracing.errors import ModelError
+from tracing.errors import ModelError, RecordError
+from tracing.graph import codec
 
 PROMPT = "The keys to the cabinet"
 
@@ -71,3 +76,50 @@ def test_the_shapes_of_patterns_that_are_asked_for_are_known(gpt2: LanguageModel
     with gpt2.scan(PROMPT, output_attentions=True):
         pattern = gpt2.output.attentions[1].save()
     assert pattern.shape[:2] == (1, 4)
+
+
+# -- caches -----------------------------------------------------------------------------------------------------------
+def test_a_block_in_a_cache_is_indexed_as_in_the_trace(gpt2: LanguageModel) -> None:
+    with gpt2.trace([PROMPT] * 2) as tracer:
+        some, every = tracer.cache(modules=["transformer.h.1"]), tracer.cache()
+        assert "nothing yet" in repr(some)
+        whole = gpt2.transformer.h[1].output[0].save()
+        row = gpt2.transformer.h[1].output[0][1].save()
+    for cache in (some, every):
+        found = cache["transformer.h.1"].output
+        assert torch.equal(found[0], whole.value)
+        assert torch.equal(found[np.int64(0)], whole.value)
+        assert type(found[0]) is torch.Tensor
+        assert torch.equal(found[0][1], row.value)
+        assert torch.equal(found[1:2][0], row.value)
+        assert torch.equal(found[1, 2], whole.value[1, 2])
+        assert [torch.equal(one, other) for one, other in zip(found, whole.value, strict=True)] == [True, True]
+        with pytest.raises(RecordError, match=r"block\.output\[1\] does not exist"):
+            found[1]
+    assert every["transformer.wte"].output[0].shape == whole.shape[1:]
+    assert repr(some["transformer.h.1"]) == f"Entry(output: {list(whole.shape)}, without inputs)"
+    assert repr(some) == "Cache(1 modules: transformer.h.1)"
+    assert "the model, transformer" in repr(every)
+
+
+def test_a_block_in_a_cache_is_else_an_ordinary_tensor(gpt2: LanguageModel) -> None:
+    with gpt2.trace(PROMPT) as tracer:
+        cache = tracer.cache(modules=["transformer.h.1"])
+        whole = gpt2.transformer.h[1].output.save()
+    found = cache["transformer.h.1"].output
+    assert repr(found) == repr(whole.value)
+    assert f"{found}" == f"{whole.value}"
+    assert type(found * 2) is type(whole + found) is type(found.mean()) is type(copy.deepcopy(found)) is torch.Tensor
+    assert np.array_equal(found.numpy(), whole.numpy())
+    assert torch.equal(safetensors.torch.load(safetensors.torch.save({"found": found}))["found"], whole.value)
+    with gpt2.trace(PROMPT) as tracer:
+        gpt2.transformer.h[1].output[:] = found
+        total = (found + gpt2.transformer.h[1].output).save()
+        logits = gpt2.output.save()
+    codec.dumps(tracer.graph)
+    with gpt2.trace(PROMPT):
+        expected = gpt2.output.save()
+    assert torch.equal(total.value, whole.value * 2)
+    assert torch.equal(logits.value, expected.value)
+    found[0] = 0
+    assert not cache["transformer.h.1"].output.any()

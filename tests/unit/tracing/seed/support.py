@@ -172,7 +172,7 @@ def zeroed(tensor: Tensor) -> Tensor:
 
 def close(left: Any, right: Tensor) -> None:
     """Equal up to rounding: 1e-12 in fp64."""
-    left = left if type(left) is Tensor else left.value
+    left = getattr(left, "value", left)
     tolerance = 1e-12 if right.dtype == torch.float64 else 2e-5
     torch.testing.assert_close(left, right, rtol=tolerance, atol=tolerance)
 
