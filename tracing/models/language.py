@@ -21,6 +21,7 @@ from tracing.models.batching import Batch, batch_text
 from tracing.models.hub import find
 from tracing.models.inputs import FILLS
 from tracing.models.loading import DeviceMap
+from tracing.models.logits import Logits
 from tracing.models.pretrained import KEYWORDS, Pretrained
 from tracing.models.rules import PADS_EXACTLY, TextRules, allowed, deviation, rules_of
 from tracing.tokens import Tokens
@@ -136,15 +137,19 @@ class LanguageModel(Pretrained):
             raise _no_tokenizer()
         return Tokens.from_folder(self._tokenizer_folder)
 
-    def encode(self, texts: Sequence[str], special: bool = True) -> list[list[int]]:
+    def encode(self, texts: str | Sequence[str], special: bool = True) -> list[list[int]]:
         """Ids of texts, nothing padded and nothing cut off; with `special`, BOS and the like where the model has them.
 
-        Raises `ModelError` where there is no tokenizer.
+        One text counts as a list of one. Raises `ModelError` where there is no tokenizer.
         """
         encoded = self.tokenizer(
-            list(texts), add_special_tokens=special, padding=False, truncation=False, return_attention_mask=False,
+            [texts] if isinstance(texts, str) else list(texts),
+            add_special_tokens=special,
+            padding=False,
+            truncation=False,
+            return_attention_mask=False,
             verbose=False,
-        )  # fmt: skip
+        )
         ids: list[list[int]] = encoded["input_ids"]
         return ids
 
@@ -246,13 +251,13 @@ class LanguageModel(Pretrained):
             return f"padding gives NaN in {str(self.dtype).removeprefix('torch.')} with {self.attention} attention"
         return f"padding changes its outputs (by {off:.0%} of the largest)"
 
-    def logits(self, ids: Sequence[Sequence[int]]) -> Tensor:
-        """Next-token logits of equally long prompts, `[batch, position, vocab]`."""
-        self.require_weights()
-        with torch.inference_mode():
-            output = self.module(input_ids=torch.tensor(ids, device=self.device), use_cache=False)
-        logits: Tensor = output.logits
-        return logits
+    @property
+    def logits(self) -> Logits:
+        """`model.logits(prompts)`: next-token logits of equally long texts or rows of ids, `[batch, position, vocab]`.
+
+        Outside of traces; in a trace they are `model.output`.
+        """
+        return Logits(self)
 
 
 def _fast(tokens: Tokens) -> PreTrainedTokenizerBase:

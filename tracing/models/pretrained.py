@@ -19,6 +19,7 @@ from tracing.errors import ModelError
 from tracing.families import Adapter, ModelFacts, adapter_for, check, config_of, model_facts
 from tracing.families.registry import families
 from tracing.models.base import Model
+from tracing.models.envoy import Envoy
 from tracing.models.hub import Source, find
 from tracing.models.inputs import FILLS, tensors_in
 from tracing.models.loading import (
@@ -142,8 +143,14 @@ class Pretrained(Model):
         return str(getattr(self.config, "_attn_implementation", ""))
 
     @property
-    def blocks(self) -> list[nn.Module]:
-        """The residual blocks, first to last."""
+    def blocks(self) -> list[Envoy]:
+        """The residual blocks, first to last, as `model.transformer.h` has them: `model.blocks[3].output`."""
+        paths = {id(part): path for path, part in self.module.named_modules()}
+        return [self.get(paths[id(block)]) for block in self.block_modules]
+
+    @property
+    def block_modules(self) -> list[nn.Module]:
+        """The residual blocks, first to last, as torch modules."""
         return self.adapter.block_list(self.module)
 
     def part(self, path: str) -> nn.Module:

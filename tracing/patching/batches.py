@@ -160,7 +160,7 @@ def _head_patches(
     other = runs.source.sites["z"][layer][batch][:, positions]
     owner = torch.arange(z.shape[-1], device=z.device) // model.facts.d_head
     mixed = torch.where(heads[:, None] == owner[None, :], other, z)
-    attn_out = model.blocks[layer].get_submodule(model.adapter.out_proj)(mixed)
+    attn_out = model.block_modules[layer].get_submodule(model.adapter.out_proj)(mixed)
     return positionwise(model, layer, runs.destination.boundary(layer)[batch][:, positions] + attn_out)
 
 

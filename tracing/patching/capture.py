@@ -148,7 +148,7 @@ def _watch(registered: Hooks, model: LanguageModel, seen: Activations, kept: Kep
 
     inputs = {"resid_mid": adapter.norm_mlp, "z": adapter.out_proj}
     outputs = {"attn_out": adapter.attn, "mlp_out": adapter.mlp}
-    for block in model.blocks:
+    for block in model.block_modules:
         registered.before(block, enter)
         if kept.key_values:
             registered.before(block.get_submodule(adapter.attn), record)
@@ -156,7 +156,7 @@ def _watch(registered: Hooks, model: LanguageModel, seen: Activations, kept: Kep
             registered.before(block.get_submodule(inputs[site]), _keep_input(sites[site]))
         for site in outputs.keys() & sites:
             registered.after(block.get_submodule(outputs[site]), _keep_output(sites[site]))
-    registered.after(model.blocks[-1], leave)
+    registered.after(model.block_modules[-1], leave)
 
 
 def _keep_input(where: list[Tensor]) -> PreHook:

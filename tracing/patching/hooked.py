@@ -42,13 +42,13 @@ def run_hooked(
     final: list[Tensor] = []
     with hooks() as registered:
         _patch(registered, model, site, layer, patched)
-        registered.after(model.blocks[-1], lambda output: final.append(main_output(output)[:, -1]))
+        registered.after(model.block_modules[-1], lambda output: final.append(main_output(output)[:, -1]))
         model.part(model.adapter.backbone)(input_ids=ids, use_cache=False)
     return final[0]
 
 
 def _patch(registered: Hooks, model: LanguageModel, site: str, layer: int, patched: Any) -> None:
-    adapter, block = model.adapter, model.blocks[layer]
+    adapter, block = model.adapter, model.block_modules[layer]
 
     def at_input(args: Any, kwargs: Any) -> Any:
         return with_first_argument(args, kwargs, patched(first_argument(args, kwargs)))

@@ -65,7 +65,7 @@ class Layout:
 
 def positionwise(model: LanguageModel, layer: int, mid: Tensor) -> Tensor:
     """The second half of a sequential block: resid_post from resid_mid, any positions, `[…, d_model]`."""
-    block, adapter = model.blocks[layer], model.adapter
+    block, adapter = model.block_modules[layer], model.adapter
     normed = block.get_submodule(adapter.norm_mlp)(mid)
     return mid + main_output(block.get_submodule(adapter.mlp)(normed))
 
@@ -96,7 +96,7 @@ def _walk(
     pairs: slice,
     last_token: bool,
 ) -> Tensor:
-    waiting, blocks = dict(entries), model.blocks
+    waiting, blocks = dict(entries), model.block_modules
     first = entries[0][0]
     hidden, joined = waiting.pop(first), 1
     for layer in range(first, len(blocks)):

@@ -130,6 +130,32 @@ LanguageModel(MODEL_DIR, rename={"transformer.h": "config"})
         "Attributes of the wrapper come before submodules.",
     ),
     Snippet(
+        "Logits of prompts of unequal lengths, outside of a trace",
+        "PromptError",
+        """\
+model.logits(["The Louvre", "The Louvre is in"])
+""",
+        "A trace pads, this function does not.",
+    ),
+    Snippet(
+        "The function for logits in a trace",
+        "PathError",
+        """\
+with model.trace("The Louvre is in"):
+    logits = model.logits.save()
+""",
+        "In a trace they are `model.output`.",
+    ),
+    Snippet(
+        "An item of the function for logits",
+        "PathError",
+        """\
+with model.trace("The Louvre is in"):
+    last = model.logits[:, -1].save()
+""",
+        "In a trace they are `model.output`.",
+    ),
+    Snippet(
         "New names that are none",
         "TypeError",
         """\

@@ -9,7 +9,7 @@ import torch
 
 from tests.unit.tracing.seed import support
 from tracing import LanguageModel
-from tracing.errors import ModelError, RecordError
+from tracing.errors import ModelError, PathError, PromptError, RecordError
 from tracing.graph import codec
 
 PROMPT = "The keys to the cabinet"
@@ -123,3 +123,39 @@ def test_a_block_in_a_cache_is_else_an_ordinary_tensor(gpt2: LanguageModel) -> N
     assert torch.equal(logits.value, expected.value)
     found[0] = 0
     assert not cache["transformer.h.1"].output.any()
+
+
+# -- texts and logits outside of traces -------------------------------------------------------------------------------
+def test_one_text_is_encoded_as_a_list_of_one(gpt2: LanguageModel) -> None:
+    assert gpt2.encode(PROMPT) == gpt2.encode([PROMPT]) == [support.TOKENIZER(PROMPT)["input_ids"]]
+
+
+def test_logits_are_of_texts_and_of_ids(gpt2: LanguageModel) -> None:
+    ids = gpt2.encode(PROMPT)
+    with gpt2.trace(PROMPT):
+        expected = gpt2.output.save()
+    for prompts in (PROMPT, [PROMPT], ids, ids[0], torch.tensor(ids), torch.tensor(ids[0])):
+        assert torch.equal(gpt2.logits(prompts), expected.value)
+    assert gpt2.logits([PROMPT, PROMPT]).shape[0] == 2
+
+
+@pytest.mark.parametrize("prompts", [[PROMPT, "The"], [], "", [[1, 2], [3]]])
+def test_logits_of_prompts_of_unequal_lengths_are_refused(gpt2: LanguageModel, prompts: list[str]) -> None:
+    with pytest.raises(PromptError, match="all have one length"):
+        gpt2.logits(prompts)
+
+
+def test_logits_of_the_model_in_a_trace_say_where_they_are(gpt2: LanguageModel) -> None:
+    with pytest.raises(PathError, match=r"In a trace the logits are model\.output"), gpt2.trace(PROMPT):
+        gpt2.logits.save()
+    with pytest.raises(PathError, match=r"has no items .*model\.sites\.logits"), gpt2.trace(PROMPT):
+        gpt2.logits[0]
+
+
+# -- blocks -----------------------------------------------------------------------------------------------------------
+def test_blocks_are_places_of_the_model(gpt2: LanguageModel) -> None:
+    with gpt2.trace(PROMPT):
+        hidden, expected = gpt2.blocks[3].output.save(), gpt2.transformer.h[3].output.save()
+    assert torch.equal(hidden.value, expected.value)
+    assert [block.path for block in gpt2.blocks] == [f"transformer.h.{n}" for n in range(4)]
+    assert [block._module for block in gpt2.blocks] == gpt2.block_modules

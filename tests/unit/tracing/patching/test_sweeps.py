@@ -158,7 +158,7 @@ def test_sweeps_in_several_threads_on_one_model_give_the_same_values() -> None:
 
 def test_no_hook_is_left_when_a_forward_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
     model = language_model("gpt2")
-    monkeypatch.setattr(model.blocks[1].mlp, "forward", lambda _: 1 / 0)
+    monkeypatch.setattr(model.block_modules[1].mlp, "forward", lambda _: 1 / 0)
     for optimise in (True, False):
         with pytest.raises(ZeroDivisionError):
             sweep(model, pairs(), optimise=optimise)
