@@ -117,6 +117,10 @@ class UnusedValueWarning(UserWarning):
     """A value was computed in a trace, yet neither saved nor used: usually a write that was meant for the model."""
 
 
+class StepNotReachedWarning(UserWarning):
+    """A generation ended before a step in which a write or a skip was to take place."""
+
+
 class ModelError(TracingError):
     """A model folder is missing, has no safetensors weights, or belongs to no known family."""
 

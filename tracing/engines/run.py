@@ -256,8 +256,10 @@ class Run(Structural):
         for step, call in list(self.forward.sites.get(place, {})):
             self.step, before = step, self.step
             self.calls[place] = call
-            self.visit(place, result)
-            self.step = before
+            try:
+                self.visit(place, result)
+            finally:  # it may end the forward, whose steps are counted afterwards
+                self.step = before
 
     def skips_now(self, path: str) -> list[Node]:
         """The skips of a module that hold in this step; it is being called."""

@@ -4,10 +4,13 @@ A site that no call passed is an error. A generation step that never came (the m
 values are absent, lists go without them, and reading one says at which step the generation ended.
 """
 
+import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from tracing.errors import SiteNotReachedError, StepNotReachedError
-from tracing.graph.nodes import Node
+from tracing.errors import SiteNotReachedError, StepNotReachedError, StepNotReachedWarning
+from tracing.graph.lines import Line
+from tracing.graph.nodes import Node, Site
 
 if TYPE_CHECKING:
     from tracing.engines.program import Forward
@@ -25,9 +28,8 @@ def refuse_late(run: "Run", forward: "Forward") -> None:
     most = run.model.most_steps(forward.stage.options)
     if most is None:
         return
-    for node in run.program.nodes:
-        site = node.args[2] if node.op == "skip" else node.site if node.op == "write" else None
-        if site is not None and site.stage == forward.stage.index and site.kind not in NO_STEP and site.step >= most:
+    for node, site in _changes(run, forward):
+        if site.step >= most:
             raise StepNotReachedError(
                 f"The {node.op} at {node.line} is of step {site.step} of {site._replace(step=0)}, and the generation "
                 f"has at most {most} steps, 0 to {most - 1}.",
@@ -36,9 +38,36 @@ def refuse_late(run: "Run", forward: "Forward") -> None:
             )
 
 
+def _changes(run: "Run", forward: "Forward") -> Iterator[tuple[Node, Site]]:
+    """Writes and skips in the steps of a generation."""
+    for node in run.program.nodes:
+        site = node.args[2] if node.op == "skip" else node.site if node.op == "write" else None
+        if site is not None and site.stage == forward.stage.index and site.kind not in NO_STEP:
+            yield node, site
+
+
+def _warn_missed(run: "Run", forward: "Forward") -> None:
+    """Warn, once a line, of changes in named steps that never came."""
+    missed: dict[Line, tuple[Node, Site]] = {}
+    for node, site in _changes(run, forward):
+        if site.step > run.step and node.guard is None and site in run.program.graph.expected:
+            missed.setdefault(node.line, (node, site))
+    for line, (node, site) in missed.items():
+        warnings.warn_explicit(
+            f"The generation ended after {run.step + 1} step{'s' if run.step else ''}, so the {node.op} in step "
+            f"{site.step} of {site.path or 'model'} did not take place. To write for as long as the text lasts, loop "
+            "over tracer.iter[:]; eos_token_id=None keeps the text from ending.",
+            StepNotReachedWarning,
+            line.file,
+            line.number or 1,
+        )
+
+
 def settle(run: "Run", forward: "Forward") -> None:
     """After a forward: raise for what it never passed, mark sites of steps that never came as absent."""
     stopped = run.stopped(forward)
+    if forward.stage.mode == "generate" and run.program.graph.expected and not stopped:
+        _warn_missed(run, forward)
     if forward.skips and not stopped:
         _refuse_skips(run, forward)
     left = [node for calls in forward.sites.values() for nodes in calls.values() for node in nodes]

@@ -223,6 +223,8 @@ class Graph:
     invokes: list[Invoke] = field(default_factory=list)
     saves: dict[int, str] = field(default_factory=dict)
     """Saved nodes by id, with the name under which a stored graph returns them."""
+    expected: set[Site] = field(default_factory=set)
+    """Sites of named generation steps that are written or skipped, which is missed where the steps never come."""
     model: "Callable[[], Any]" = _no_model
     """A weak reference to the model that the graph was recorded on; of a graph from a file, to None."""
 

@@ -78,6 +78,12 @@ class Cell:
     def filled(self) -> bool:
         return self.value is not _UNSET
 
+    def absence(self) -> str:
+        """Why there is no value, in a few words."""
+        if self.error is None:
+            return "saved, but its trace ended with an error before it was computed"
+        return f"saved, but absent: {getattr(self.error, 'message', self.error)}"
+
     def read(self) -> Any:
         """The value. Raises why there is none."""
         if self.value is not _UNSET:
@@ -116,6 +122,8 @@ class Recorder:
         self.step = 0
         self.stepping = False
         """Whether a loop over generation steps says which step is meant."""
+        self.firm: tuple[int, ...] = (0,)
+        """By how much to move the step of a site to get those in which a change of it is meant to take place."""
         self.guard: Guard | None = None
         self.loop: Loop | None = None
         self.cells: dict[int, Cell] = {}
@@ -268,8 +276,14 @@ class Recorder:
         """Make `node` the newest version of a base."""
         if self.loop is not None and base.node.loop is not self.loop and base not in self._loop_bases:
             self._loop_bases[base] = base.node
+        if base.site is not None and (base.site.step or self.loop is not None):
+            self.expect(base.site)
         base.node = node
         base.version += 1
+
+    def expect(self, site: Site) -> None:
+        """A change in a step that was named: if the step never comes, the user is told."""
+        self.graph.expected.update(site._replace(step=site.step + step) for step in self.firm)
 
     def save(self, node: Node) -> Cell:
         """Mark a node as saved; where it is already, there are two copies of it in the end."""
@@ -335,6 +349,7 @@ class Recorder:
         for number in [number for number in graph.saves if number >= nodes]:
             del graph.saves[number], self.cells[number]
         self._sites = {site: base for site, base in self._sites.items() if site.stage < stages}
+        graph.expected = {site for site in graph.expected if site.stage < stages}
         self.gradients.back_to(backwards, nodes)
         del graph.nodes[nodes:], graph.stages[stages:], graph.invokes[invokes:], self.retained[retained:]
 

@@ -91,8 +91,8 @@ class Steps:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._recorder.step, self._recorder.firm = self._before
         self._block.__exit__(kind, error, trace)
+        self._recorder.step, self._recorder.firm = self._before
 
     # -- what `as` gives is no number ---------------------------------------------------------------------------------
     def _no_number(self, *_: object) -> Never:
