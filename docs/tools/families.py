@@ -39,8 +39,9 @@ INTRODUCTION: Final = """\
 
 Where the standard sites are in each model type, as module paths, and what to watch for. The tables are made of the
 adapters in `tracing/families/`; `tracing.families.check` proves an adapter on the weights of a model when it is loaded.
-The examples run on tiny random models, which `tests/zoo.py` builds from the configuration classes of transformers. With
-a model of yours, only the first line of an example changes.
+The examples run on tiny random models, which `tests/zoo.py` builds from the configuration classes of transformers: run
+them from the root of the repository, where `tests` can be imported. With a model of yours, only the first line of an
+example changes, and nothing of `tests` is needed.
 
 ```python
 import torch
