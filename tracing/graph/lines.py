@@ -3,7 +3,7 @@
 import sys
 from typing import Any, Final, NamedTuple
 
-_OURS: Final = ("tracing.", "torch.", "contextlib")
+_OURS: Final = ("tracing.", "torch.", "contextlib", "transformers.", "tokenizers.")
 """Modules whose frames stand between the user's line and us. (`tracing` itself has no code that records.)"""
 
 

@@ -9,7 +9,7 @@ The wrapped module stays unmodified: a trace hooks the modules that it names and
 
 import difflib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -165,6 +165,10 @@ class Model(Envoy):
     def returns_tuple(self, path: str) -> bool:
         """Whether a module returns more than its main tensor, which later modules may need."""
         return False
+
+    def returns_tensor(self, path: str) -> bool:
+        """Whether a module is known to return one tensor and nothing else."""
+        return type(self.submodule(path)) in (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.Embedding, nn.Dropout)
 
     def needs_eager(self, path: str) -> bool:
         """Whether the module is called only by the eager path of attention."""
@@ -326,6 +330,17 @@ class Model(Envoy):
         """Whether the wrapped module has a submodule, parameter or buffer of this name."""
         module = self._module
         return any(name in parts for parts in (module._modules, module._parameters, module._buffers, self.renames))
+
+    def __iter__(self) -> Iterator[Envoy]:
+        """The items of a model that is a container itself. Raises `RecordError` for any other."""
+        if not hasattr(type(self._module), "__iter__"):
+            raise RecordError(
+                f"A model is no list of modules, nor a pair, so it cannot be iterated over or unpacked (at "
+                f"{user_line()}).",
+                remedy="`with model.edit() as edited:` gives one value, the edited model. To go through modules, name "
+                "a list of them, or take model.modules().",
+            )
+        return super().__iter__()
 
     def __repr__(self) -> str:
         return self.tree()

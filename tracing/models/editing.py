@@ -14,21 +14,26 @@ from tracing.graph import codec
 from tracing.graph.lines import user_line
 from tracing.graph.nodes import Graph, Guard, Invoke, Loop, Node, Site, Stage, substitute
 from tracing.graph.recorder import Recorder, current, push
+from tracing.models.blocks import Block
 
 if TYPE_CHECKING:
     from tracing.models.base import Model
 
 
-class Edit:
+class Edit(Block):
     """The block of one edit; made by `model.edit()`. Gives the edited model, which shares the wrapped module."""
+
+    _call = "model.edit() as edited"
 
     def __init__(self, model: "Model", *, inplace: bool) -> None:
         self._model = model
         self._edited = model if inplace else model.copy()
         self._recorder = Recorder(self._edited)
         self._line = user_line()
+        self._entered = False
 
     def __enter__(self) -> "Model":
+        self._entered = True
         if current(self._model.origin) is not None:
             raise RecordError(
                 f"An edit cannot be made inside a trace (at {self._line}).",

@@ -17,6 +17,7 @@ from tracing.graph.nodes import Site
 from tracing.graph.proxy import Proxy
 from tracing.graph.proxy_kinds import BlockOutput, FirstInput, ReadOnly, RootOutput
 from tracing.graph.recorder import Base, Recorder, current
+from tracing.models.foreign import MODULES
 
 if TYPE_CHECKING:
     from tracing.models.base import Model
@@ -89,7 +90,8 @@ class Envoy:
         hint = f" There is {', '.join(elsewhere)}." if elsewhere else ""
         return PathError(
             f"{where} has no submodule {name!r} (at {user_line()}).{hint}",
-            remedy=(f"It has {', '.join(near)}. " if near else "It has no submodules. ")
+            remedy=MODULES.get(name)
+            or (f"It has {', '.join(near)}. " if near else "It has no submodules. ")
             + "print(model) shows the whole tree.",
             where={"path": f"{self.path}.{name}".lstrip(".")},
         )
@@ -207,6 +209,11 @@ class Envoy:
             raise RecordError(
                 f"{self.path} is skipped in a whole forward, not in one of its calls (at {user_line()}).",
                 remedy="Write to the output of that call: module.next().output[...] = value.",
+            )
+        if type(value) in (tuple, list) and self._root.returns_tensor(self.path):
+            raise RecordError(
+                f"{self.path} returns one tensor, so a {type(value).__name__} cannot stand for it (at {user_line()}).",
+                remedy="Give the tensor: module.skip(value).",
             )
         site = Site(stage.index, invoke.index, self.path, "skip", step)
         recorder.add("skip", (self.path, recorder.encode(value), site))

@@ -4,8 +4,10 @@ import difflib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tracing.errors import RemoteError
+from tracing.errors import RecordError, RemoteError
+from tracing.graph.arguments import plain, recorder_in
 from tracing.graph.lines import user_line
+from tracing.models.foreign import OPTIONS
 
 if TYPE_CHECKING:
     from tracing.models.base import Model
@@ -51,6 +53,21 @@ def check_options(model: "Model", mode: str, options: dict[str, Any]) -> Options
     return sorted_options
 
 
+def known_prompt(inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A prompt with saved values as their tensors.
+
+    Raises `RecordError` for one that is, or has in it, a value of a trace that has not run, `NotSavedError` for one
+    of a trace that did not save it.
+    """
+    given = [*inputs, *kwargs.values()]
+    if recorder_in(given) or recorder_in([one for value in given if isinstance(value, dict) for one in value.values()]):
+        raise RecordError(
+            f"A value of a trace cannot be a prompt (at {user_line()}): it is not known before its trace has run.",
+            remedy="Save it there, and give it as a prompt after the block, of a session after the session's.",
+        )
+    return plain(inputs), plain(kwargs)
+
+
 def _unknown(model: "Model", mode: str, name: str, known: set[str]) -> TypeError:
     call = "trace" if mode == "forward" else mode
     if mode == "forward" and name in (model.option_names("generate") or ()):
@@ -58,6 +75,8 @@ def _unknown(model: "Model", mode: str, name: str, known: set[str]) -> TypeError
             f"{name}= is of generation, and model.trace runs one forward (at {user_line()}): use "
             f"model.generate(prompt, {name}=...)."
         )
+    if name in OPTIONS:
+        return TypeError(f"model.{call}() has no option {name!r} (at {user_line()}). {OPTIONS[name]}")
     near = difflib.get_close_matches(name, sorted(known), 2)
     hint = f" Did you mean {' or '.join(f'{one}=' for one in near)}?" if near else ""
     return TypeError(f"model.{call}() has no option {name!r} (at {user_line()}).{hint}")

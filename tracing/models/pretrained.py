@@ -188,6 +188,10 @@ class Pretrained(Model):
             return self.family not in families() or self.adapter.block_returns_tuple
         return "Attention" in type(self.submodule(path)).__name__
 
+    def returns_tensor(self, path: str) -> bool:
+        """Whether a module is known to return one tensor and nothing else."""
+        return (self.is_block(path) and not self.returns_tuple(path)) or super().returns_tensor(path)
+
     def needs_eager(self, path: str) -> bool:
         """Whether the module is called only by the eager path of attention: the dropout of the pattern."""
         return path.rpartition(".")[2] in PATTERN_DROPOUTS

@@ -15,6 +15,7 @@ class Scanner(Tracer):
 
     def __init__(self, model: "Model", inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
         super().__init__(model, "forward", inputs, {**options, "validate": True})
+        self._call = "model.scan(...) as tracer"
         if self._in_session:
             self._entered = True
             raise RecordError(

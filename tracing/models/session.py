@@ -12,20 +12,25 @@ from tracing.errors import RecordError
 from tracing.graph.lines import Line, user_line
 from tracing.graph.nodes import Graph
 from tracing.graph.recorder import Recorder, current, push
+from tracing.models.blocks import Block
 
 if TYPE_CHECKING:
     from tracing.models.base import Model
 
 
-class Session:
+class Session(Block):
     """Records traces one after the other; made by `model.session()`."""
+
+    _call = "model.session()"
 
     def __init__(self, model: "Model") -> None:
         self.model = model
         self.recorder = Recorder(model, session=True)
         self._line = user_line()
+        self._entered = False
 
     def __enter__(self) -> "Session":
+        self._entered = True
         if current(self.model.origin) is not None:
             raise RecordError(
                 f"A session cannot be opened inside a trace or another session (at {self._line}).",

@@ -8,12 +8,12 @@ model.sites.embed, model.sites.logits
 
 import operator
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Never
 
 import torch
 from torch import nn
 
-from tracing.errors import PathError, SiteError
+from tracing.errors import PathError, RecordError, SiteError
 from tracing.graph.arguments import is_proxy
 from tracing.graph.lines import user_line
 from tracing.graph.proxy import Proxy
@@ -40,6 +40,12 @@ class Sites:
         if layers:
             return LayerSites(self._model, name, layers)
         return site_proxy(self._model, name, None)
+
+    def __getitem__(self, name: str) -> Any:
+        return getattr(self, _name(name))
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        setattr(self, _name(name), value)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if self._layers_of(name):
@@ -84,8 +90,42 @@ class LayerSites:
     def __iter__(self) -> Iterator[Any]:
         return (self[layer] for layer in range(self._layers))
 
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise PathError(
+            f"sites.{self._name} has one value a layer, and no layer was given (at {user_line()}).",
+            remedy=f"Give one: sites.{self._name}[layer].{name}.",
+        )
+
+    def _no_layer(self, *_: object) -> Never:
+        raise RecordError(
+            f"sites.{self._name} has one value a layer, so it is no value to compute with (at {user_line()}).",
+            remedy=f"Give a layer: sites.{self._name}[layer].",
+        )
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _no_layer
+    __matmul__ = __rmatmul__ = __pow__ = __neg__ = __abs__ = __lt__ = __le__ = __gt__ = __ge__ = _no_layer
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Never:
+        found = next((one for one in (*args, *(kwargs or {}).values()) if isinstance(one, LayerSites)), None)
+        if found is None:  # in a list of an argument
+            raise RecordError(
+                f"A standard site without its layer was given to torch (at {user_line()}).",
+                remedy="Give a layer: sites.name[layer].",
+            )
+        found._no_layer()
+
     def __repr__(self) -> str:
         return f"<site {self._name}, one value a layer>"
+
+
+def _name(key: Any) -> str:
+    """The name of a standard site. Raises `SiteError` for a key that is none."""
+    if isinstance(key, str):
+        return key
+    raise SiteError(f"sites[{key!r}] is no site (at {user_line()}).", remedy="Give its name first: sites.name[layer].")
 
 
 def _whole(layer: Any, name: str) -> int:

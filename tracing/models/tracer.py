@@ -1,6 +1,5 @@
 """The `with` block of a trace: what is said in it is recorded, and run when it ends."""
 
-import warnings
 from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -13,30 +12,31 @@ from tracing.graph.nodes import Graph, Invoke, Stage
 from tracing.graph.proxy import Proxy
 from tracing.graph.recorder import Base, Recorder, current, push
 from tracing.models.batching import Inputs
+from tracing.models.blocks import Block
 from tracing.models.cache import Cache, cached
 from tracing.models.control import Branch, ListProxy, Steps
 from tracing.models.envoy import Envoy
-from tracing.models.options import check_options
+from tracing.models.options import check_options, known_prompt
 from tracing.models.session import require_attached
 
 if TYPE_CHECKING:
     from tracing.models.base import Model
 
 
-class Tracer:
+class Tracer(Block):
     """One trace: `with model.trace(prompt) as tracer:`. Made by `model.trace` and `model.generate`."""
 
     def __init__(self, model: "Model", mode: str, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
         self.model = model
         self._line = user_line()
         self._mode = mode
-        self._entered = True  # an error of the next line must not warn about a missing `with`
+        self._call = f"model.{'trace' if mode == 'forward' else mode}(...) as tracer"
         self._given = check_options(model, mode, options)
-        self._entered = False
         self._inputs = inputs
         shared = current(model.origin)
         self._in_session = shared is not None and shared.session
         self.recorder = shared if shared is not None and shared.session else Recorder(model)
+        self._entered = False
 
     # -- the block ----------------------------------------------------------------------------------------------------
     def __enter__(self) -> "Tracer":
@@ -92,16 +92,6 @@ class Tracer:
         elif failed:  # whoever catches the error goes on with a session without this trace
             self.recorder.back_to(self._mark)
 
-    def __del__(self) -> None:
-        if not getattr(self, "_entered", True):
-            warnings.warn_explicit(
-                f"model.{'trace' if self._mode == 'forward' else self._mode}(...) was called without `with`, so "
-                "nothing ran. Write `with model.trace(...) as tracer:`.",
-                RuntimeWarning,
-                self._line.file,
-                self._line.number,
-            )
-
     def _begin_invoke(self, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.recorder.begin_invoke(self._add_invoke(inputs, kwargs))
         self.model.begin_invoke(self.recorder)
@@ -109,6 +99,7 @@ class Tracer:
     def _add_invoke(self, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Invoke:
         graph, stage = self.recorder.graph, self.recorder.stage
         assert stage is not None
+        inputs, kwargs = known_prompt(inputs, kwargs)
         given = Inputs(inputs, kwargs) if inputs or kwargs else None
         invoke = Invoke(len(graph.invokes), stage.index, given, user_line())
         graph.invokes.append(invoke)
@@ -152,6 +143,11 @@ class Tracer:
         if self._mode != "generate":
             raise RecordError(
                 f"tracer.result is of a generation (at {user_line()}).", remedy="In model.trace use model.output."
+            )
+        if self.recorder.stage is None:
+            raise RecordError(
+                f"tracer.result is a value inside the block of its generation, and is gone outside (at {user_line()}).",
+                remedy="Save it there: ids = tracer.result.save().",
             )
         return Proxy(self.recorder.site("", "result"))
 
@@ -221,22 +217,25 @@ class Tracer:
         return self.recorder.graph
 
 
-class Invocation:
+class Invocation(Block):
     """The block of one prompt, `with tracer.invoke(prompt):`."""
+
+    _call = "tracer.invoke(...)"
 
     def __init__(self, tracer: Tracer, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._tracer = tracer
         self._inputs = inputs
         self._kwargs = kwargs
-        self._opened = False
+        self._line = user_line()
+        self._entered = False
 
     def __enter__(self) -> "Invocation":
         recorder = self._tracer.recorder
-        if self._opened:
+        if self._entered:
             raise RecordError(
                 f"The block of a prompt is opened once (at {user_line()}).", remedy="Call tracer.invoke(...) again."
             )
-        self._opened = True
+        self._entered = True
         if recorder.invoke is not None:
             raise RecordError(
                 f"Prompts of a trace do not nest (at {user_line()}).", remedy="Close the block of the other one first."
