@@ -9,6 +9,7 @@ from tracing.engines.hooking import hooked
 from tracing.engines.program import Forward, compile_graph
 from tracing.engines.rows import Scope
 from tracing.engines.run import Enough, Run, grad_mode
+from tracing.engines.skipping import note_tuples
 from tracing.engines.unreached import refuse_late, settle
 from tracing.errors import PromptError
 from tracing.graph.nodes import Graph
@@ -50,10 +51,14 @@ def _run_forward(run: Run, forward: Forward) -> None:
     assign_rows(run, forward, batch, copies)
     run.begin(forward)
     with hooked(run, forward, steps=generating), suppress(Enough):
-        if generating:
-            run.visit_result(model.generate_ids(*batch.args, **{**batch.kwargs, **forward.stage.options}))
-        else:
-            model.call(*batch.args, **{**batch.kwargs, **forward.stage.options})
+        try:
+            if generating:
+                run.visit_result(model.generate_ids(*batch.args, **{**batch.kwargs, **forward.stage.options}))
+            else:
+                model.call(*batch.args, **{**batch.kwargs, **forward.stage.options})
+        except Exception as error:
+            note_tuples(run, forward, error)
+            raise
     if run.failed is not None:  # a module of the model caught it and went on
         raise run.failed
     settle(run, forward)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from tracing.engines.notes import annotate
 from tracing.engines.rows import own
 from tracing.engines.values import SKIPPED
 from tracing.engines.visit import Visit
@@ -107,8 +108,23 @@ def _skip(run: "Run", path: str, forward: Callable[[], Any]) -> Any:
     visit = Visit(forward())
     for node, value in given:
         steps: Steps = () if isinstance(value, tuple) else (("main",),)
-        visit.write(run.scope_of(node.args[2]), steps, value)
+        try:
+            visit.write(run.scope_of(node.args[2]), steps, value)
+        except Exception as error:
+            annotate(error, node, run.env)
+            raise
     return visit.raw
+
+
+def note_tuples(run: "Run", forward: "Forward", error: Exception) -> None:
+    """Say of an error of the model where it was given a tuple for a module that perhaps returns a tensor."""
+    if getattr(error, "_tracing_line", None) is None:
+        for node in run.passed.intersection(forward.skips):
+            if isinstance(node.args[1], (tuple, list)):
+                error.add_note(
+                    f'The skip recorded at File "{node.line.file}", line {node.line.number}, in {node.line.function} '
+                    f"gives a tuple for {node.args[0]}: if that returns one tensor, give the tensor."
+                )
 
 
 def _shadow(module: nn.Module, thread: int, replacement: Replacement) -> None:

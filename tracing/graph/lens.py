@@ -50,16 +50,21 @@ def put(value: Any, steps: Steps, new: Any, *, owned: bool = False) -> Any:
     if not steps:
         return _replaced(value, new)
     step = steps[0]
+    if step[0] == "args" and len(steps) == 1:  # positional arguments, of which there may be more or fewer
+        return _set_args(value, step, new)
     if step[0] not in _SETTERS:
         raise TypeError(f"a {type(value).__name__} lies there, not a tensor: index it first")
     return _SETTERS[step[0]](value, step, put(_GETTERS[step[0]](value, step), steps[1:], new))
 
 
 def _replaced(old: Any, new: Any) -> Any:
-    if isinstance(old, tuple) and isinstance(new, Tensor):
+    if isinstance(old, tuple) and (
+        isinstance(new, Tensor) or (isinstance(new, (tuple, list)) and len(new) != len(old))
+    ):
         raise TypeError(
-            f"the module returns a tuple of {len(old)}, so give a tuple of {len(old)}, or write to its first item "
-            "(module.output[0][:] = value)"
+            f"the module returns a tuple of {len(old)}, so give a tuple of {len(old)}"
+            + ("" if isinstance(new, Tensor) else f" instead of {len(new)}")
+            + ", or write to its first item (module.output[0][:] = value)"
         )
     if isinstance(old, Tensor) and not isinstance(new, Tensor):
         if isinstance(new, (bool, int, float, complex)):

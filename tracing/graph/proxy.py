@@ -22,6 +22,7 @@ from tracing.graph.nodes import Node
 from tracing.graph.operators import Operators
 from tracing.graph.recorder import ENDED, Base, Cell, Recorder
 from tracing.graph.saved import Saved
+from tracing.graph.unpacking import unpacked
 
 FIELDS = frozenset(
     {
@@ -263,7 +264,7 @@ class Proxy(Operators):
 
     def __iter__(self) -> Iterator[Any]:
         if self._base.recorder.open:
-            raise misuse("iter", self._line)
+            return iter(unpacked(self))
         return iter(self.value)
 
     def __len__(self) -> int:
@@ -310,7 +311,7 @@ class Proxy(Operators):
         if self._resolved():
             return repr(self.value)
         if not self._base.recorder.open:
-            return f"<value of {self._line}, not saved>"
+            return f"<value of {self._line}, {'not saved' if self._cell is None else self._cell.absence()}>"
         return f"<proxy of {self._base.node.site or self._base.node.op}, recorded at {self._line}>"
 
     def __str__(self) -> str:
