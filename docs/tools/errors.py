@@ -55,9 +55,11 @@ def classes() -> str:
         if isinstance(found, type) and issubclass(found, SHOWN):
             meaning = " ".join((found.__doc__ or "").split())
             rows.append(f"| `{name}`<br>`{found.code}` | {meaning} |")
-    return "\n".join(
-        [*rows, f"| `UnusedValueWarning` | {' '.join((errors.UnusedValueWarning.__doc__ or '').split())} |"]
+    rows.extend(
+        f"| `{warning.__name__}` | {' '.join((warning.__doc__ or '').split())} |"
+        for warning in (errors.UnusedValueWarning, errors.StepNotReachedWarning)
     )
+    return "\n".join(rows)
 
 
 def section(snippet: Snippet, session: Session) -> str:

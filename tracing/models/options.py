@@ -63,7 +63,7 @@ def known_prompt(inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple
     if recorder_in(given) or recorder_in([one for value in given if isinstance(value, dict) for one in value.values()]):
         raise RecordError(
             f"A value of a trace cannot be a prompt (at {user_line()}): it is not known before its trace has run.",
-            remedy="Save it there, and give it as a prompt after the block, of a session after the session's.",
+            remedy="Save it there, and give it as a prompt after the block; in a session, after the session's block.",
         )
     return plain(inputs), plain(kwargs)
 

@@ -11,6 +11,7 @@ from docs.tools.snippets.operations import OPERATIONS
 from docs.tools.snippets.order import ORDER
 from docs.tools.snippets.prompts import PROMPTS
 from docs.tools.snippets.sites import SITES
+from docs.tools.snippets.slips import SLIPS
 from docs.tools.snippets.snippet import Snippet
 from docs.tools.snippets.stored import STORED
 from docs.tools.snippets.values import VALUES
@@ -38,4 +39,5 @@ SNIPPETS: Final[dict[str, tuple[Snippet, ...]]] = {
     "Edits and stored graphs": STORED,
     "Prompts": PROMPTS,
     "Models and options": MODELS,
+    "Slips and idioms of other tracers": SLIPS,
 }

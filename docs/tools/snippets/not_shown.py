@@ -50,6 +50,7 @@ NOT_SHOWN: Final[dict[str, tuple[str, ...]]] = {
         "a joined tuple has more than",
         "No input was given",
         "is text, and this model has no tokenizer",
+        "… object has no attribute …",
     ),
     "is of engines or sweeps, which a trace does not call so": (
         "outside a tapping context",
