@@ -90,6 +90,14 @@ def certify(model: Any, *, strict: bool = True, inputs: Mapping[str, Any] | None
             f"The adapter {adapter.family!r} does not fit this model: {error}.",
             remedy="Its module paths or slices differ from this version of the architecture.",
         ) from error
+    except TypeError as error:
+        called = f"{adapter.input_name}=ids" if adapter.input_name else "ids"
+        raise AdapterError(
+            f"The adapter {adapter.family!r} does not fit this model: its forward cannot be called as "
+            f"{type(module).__name__}.forward({called}): {error}.",
+            remedy='Adapter(input_name="...") is the name of the forward\'s argument, "" for one given by position; or '
+            "give all inputs by name: families.check(model, inputs={...}).",
+        ) from error
     unchecked = (f"attention from inside: {seen.missing}",) if seen.missing else ()
     report = CheckReport(adapter.family, found, unchecked)
     if strict and not report.exact:

@@ -96,7 +96,8 @@ def _size(config: Mapping[str, Any], *names: str, default: int | None = None) ->
             return int(value)
     if default is None:
         raise ModelError(
-            f"The model's config.json does not say its {' (or '.join(names[:2])}{')' * (len(names[:2]) - 1)}.",
-            remedy="Save the model again with save_pretrained of a current transformers version.",
+            f"The model's config does not say its {' (or '.join(names[:2])}{')' * (len(names[:2]) - 1)}.",
+            remedy="Add it to module.config, of a module of your own; where it is the config.json of a saved model, "
+            "save that again with save_pretrained of a current transformers version.",
         )
     return default

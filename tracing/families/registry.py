@@ -122,8 +122,9 @@ def family_of(name: str) -> Family:
         return _FAMILIES[name]
     except KeyError:
         raise ModelError(
-            f"There is no adapter for the model family {name!r}.",
-            remedy=f"Known families: {', '.join(families())}. Others need an adapter: tracing.families.register.",
+            f"There is no adapter for the model family {name!r}, which is the model_type of its config.",
+            remedy=f"Known families: {', '.join(families())}. For others, register an Adapter of this family "
+            "(tracing.families.register); its module paths work without one.",
             where={"family": name},
         ) from None
 
@@ -140,7 +141,13 @@ def adapter_for(model: Any) -> Adapter:
     Raises `ModelError` where the model has no config or belongs to no known family.
     """
     config = config_of(model)
-    return adapter_of(str(config.get("model_type", type(model).__name__)), config)
+    if not config.get("model_type"):
+        raise ModelError(
+            f"{type(model).__name__} has no config with a model_type, which is the family that adapters go by.",
+            remedy='Give it one, module.config = {"model_type": "mine", ...}, and register an Adapter of that family: '
+            "tracing.families.register. Its module paths work without one.",
+        )
+    return adapter_of(str(config["model_type"]), config)
 
 
 def config_of(model: Any) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from tracing.graph.recorder import Recorder, current
 from tracing.models.batching import Batch, Inputs, batch_tensors
 from tracing.models.editing import Edit, load_edits, replay, save_edits
 from tracing.models.envoy import Envoy
+from tracing.models.given import refuse_text, require_module
 from tracing.models.renames import resolved
 from tracing.models.rules import accepted_keywords
 from tracing.models.scanning import Scanner
@@ -41,6 +42,7 @@ class Model(Envoy):
         other way round, `{"transformer.h": "layers"}`, means the same. Raises `ModelError` for a module that the model
         does not have.
         """
+        require_module(type(self), module)
         if isinstance(module, torch.jit.ScriptModule):
             raise ModelError(
                 "A TorchScript module cannot be traced: its submodules are not called one by one.",
@@ -184,6 +186,16 @@ class Model(Envoy):
         """The wrapped module."""
         return self._module  # type: ignore[no-any-return]
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Outside of a trace: run the wrapped module on tensors, now. Raises `PromptError` for text."""
+        refuse_text(
+            self._module,
+            args,
+            "Open a trace, `with model.trace(text): logits = model.output.save()`, or give tensors; a LanguageModel's "
+            "logits of a text are model.logits(text).",
+        )
+        return super().__call__(*args, **kwargs)
+
     def call(self, *args: Any, **kwargs: Any) -> Any:
         """Run the wrapped module."""
         return self._module(*args, **kwargs)
@@ -205,6 +217,8 @@ class Model(Envoy):
 
         Raises `PromptError` where they do not fit together.
         """
+        for one in inputs:
+            refuse_text(self._module, one.args, "LanguageModel(module, tokenizer=...) reads text, Model tensors only.")
         return batch_tensors(inputs)
 
     def is_block(self, path: str) -> bool:

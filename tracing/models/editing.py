@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from tracing.errors import GraphFormatError, RecordError, SiteError, TraceError
+from tracing.errors import GraphFormatError, ModelError, RecordError, SiteError, TraceError
 from tracing.graph import codec
 from tracing.graph.lines import user_line
 from tracing.graph.nodes import Graph, Guard, Invoke, Loop, Node, Site, Stage, substitute
@@ -103,6 +103,12 @@ def save_edits(edits: list[Graph], path: str | Path) -> None:
     """Store edits as one graph, `path` with .json and .safetensors. Raises `TraceError` where there is none."""
     if not edits:
         raise TraceError("The model has no edits to store.", remedy="Make one: with model.edit() as edited: …")
+    folder = Path(path).parent
+    if not folder.is_dir():
+        raise ModelError(
+            f"There is no folder {str(folder)!r} to store the edits in.",
+            remedy=f"Make it: Path({str(folder)!r}).mkdir().",
+        )
     merged = Graph()
     merged.stages.append(Stage(0, "edit"))
     merged.invokes.append(Invoke(0, 0, None))

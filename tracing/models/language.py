@@ -86,6 +86,8 @@ class LanguageModel(Pretrained):
             **unknown,
         )
         self._tokenizer_given = tokenizer
+        if "pixel_values" in (self.accepted or ()):
+            self.require_input("input_ids", "VisionModel(...)")
 
     # -- text ---------------------------------------------------------------------------------------------------------
     @cached_property
@@ -109,7 +111,7 @@ class LanguageModel(Pretrained):
         if isinstance(given, Tokens):
             return _fast(given)
         if folder is None:
-            raise _no_tokenizer()
+            raise _no_tokenizer(self.family)
         if not (folder / "tokenizer_config.json").exists():  # its class is unknown, its file says everything
             return _fast(Tokens.from_folder(folder))
         try:
@@ -134,7 +136,7 @@ class LanguageModel(Pretrained):
                 raise ModelError("This tokenizer has no fast version.", remedy="Pass one that has: use_fast=True.")
             return Tokens(FastTokenizer.from_str(backend.to_str()))
         if self._tokenizer_folder is None:
-            raise _no_tokenizer()
+            raise _no_tokenizer(self.family)
         return Tokens.from_folder(self._tokenizer_folder)
 
     def encode(self, texts: str | Sequence[str], special: bool = True) -> list[list[int]]:
@@ -280,8 +282,9 @@ def _main(output: Any) -> Tensor:
     return found
 
 
-def _no_tokenizer() -> ModelError:
+def _no_tokenizer(family: str) -> ModelError:
     return ModelError(
         "This model has no tokenizer, so it cannot read text.",
-        remedy="Pass tokenizer= (a tokenizer, or a folder with tokenizer.json), or give token ids.",
+        remedy="Pass tokenizer= (a tokenizer, or a folder with tokenizer.json), or give token ids."
+        + ("" if family else " A module that takes other tensors than ids is wrapped by Model(module)."),
     )

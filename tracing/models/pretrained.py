@@ -20,6 +20,7 @@ from tracing.families import Adapter, ModelFacts, adapter_for, check, config_of,
 from tracing.families.registry import families
 from tracing.models.base import Model
 from tracing.models.envoy import Envoy
+from tracing.models.given import require_module
 from tracing.models.hub import Source, find
 from tracing.models.inputs import FILLS, tensors_in
 from tracing.models.loading import (
@@ -82,6 +83,8 @@ class Pretrained(Model):
             raise unknown_keywords(type(self).__name__, unknown, self.keywords)
         if engine != "local":
             raise ModelError(f"There is no engine {engine!r}.", remedy='Engines: "local".')
+        if not isinstance(model, str | Path):
+            require_module(type(self), model)
         device, device_map = _one_place(device, device_map)
         if isinstance(model, nn.Module):
             if revision is not None:
@@ -259,6 +262,14 @@ class Pretrained(Model):
     def accepted(self) -> frozenset[str] | None:
         """Keyword arguments that the forward understands; None where it takes any."""
         return accepted_keywords(self.module)
+
+    def require_input(self, name: str, wrapper: str) -> None:
+        """Raises `ModelError` where the module is one that another wrapper reads for."""
+        if self.accepted is not None and name not in self.accepted:
+            raise ModelError(
+                f"{type(self.module).__name__} takes no {name}, so {type(self).__name__} cannot run it.",
+                remedy=f"Wrap it as {wrapper}.",
+            )
 
     def refuse_unknown(self, given: Mapping[str, Any], mode: str = "forward") -> None:
         """Raises `TypeError`, with a suggestion, for keyword arguments that the model does not understand."""

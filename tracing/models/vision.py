@@ -3,10 +3,11 @@
 import importlib.util
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoImageProcessor
 
 from tracing.errors import ModelError, PromptError
@@ -26,6 +27,11 @@ class VisionModel(Pretrained):
     Keyword arguments are those of `LanguageModel`, but for `tokenizer`; as there, a module given in memory gets
     `module.eval().requires_grad_(False)`, for good.
     """
+
+    def __init__(self, model: str | Path | nn.Module, **options: Any) -> None:
+        """See `LanguageModel`. Raises `ModelError` for a model that reads no pixels, too."""
+        super().__init__(model, **options)
+        self.require_input("pixel_values", "LanguageModel(...) where it reads text, Model(module) where neither")
 
     @cached_property
     def processor(self) -> Any:

@@ -15,6 +15,7 @@ from docs.tools.snippets.slips import SLIPS
 from docs.tools.snippets.snippet import Snippet
 from docs.tools.snippets.stored import STORED
 from docs.tools.snippets.values import VALUES
+from docs.tools.snippets.wrapping import WRAPPING
 
 __all__ = ["SETUP", "SNIPPETS", "Snippet"]
 
@@ -40,4 +41,5 @@ SNIPPETS: Final[dict[str, tuple[Snippet, ...]]] = {
     "Prompts": PROMPTS,
     "Models and options": MODELS,
     "Slips and idioms of other tracers": SLIPS,
+    "Modules and wrappers": WRAPPING,
 }

@@ -106,64 +106,6 @@ LanguageModel(MODEL_DIR, device="cpu", device_map="auto")
         "One or the other.",
     ),
     Snippet(
-        "A new name for a module that is not there",
-        "ModelError",
-        """\
-LanguageModel(MODEL_DIR, rename={"transformer.hh": "layers"})
-""",
-        "One side of each entry is a module of the model, the other its new name.",
-    ),
-    Snippet(
-        "A new name that is taken",
-        "ModelError",
-        """\
-LanguageModel(MODEL_DIR, rename={"mlp": "attn"})
-""",
-        "A new name is one that no module of the model has.",
-    ),
-    Snippet(
-        "A new name that stands for something else",
-        "ModelError",
-        """\
-LanguageModel(MODEL_DIR, rename={"transformer.h": "config"})
-""",
-        "Attributes of the wrapper come before submodules.",
-    ),
-    Snippet(
-        "Logits of prompts of unequal lengths, outside of a trace",
-        "PromptError",
-        """\
-model.logits(["The Louvre", "The Louvre is in"])
-""",
-        "A trace pads, this function does not.",
-    ),
-    Snippet(
-        "The function for logits in a trace",
-        "PathError",
-        """\
-with model.trace("The Louvre is in"):
-    logits = model.logits.save()
-""",
-        "In a trace they are `model.output`.",
-    ),
-    Snippet(
-        "An item of the function for logits",
-        "PathError",
-        """\
-with model.trace("The Louvre is in"):
-    last = model.logits[:, -1].save()
-""",
-        "In a trace they are `model.output`.",
-    ),
-    Snippet(
-        "New names that are none",
-        "TypeError",
-        """\
-LanguageModel(MODEL_DIR, rename={"transformer.h": ["layers"]})
-""",
-        "Each entry is of two strings.",
-    ),
-    Snippet(
         "A folder without a model",
         "ModelError",
         """\

@@ -31,6 +31,17 @@ model.load_edits("trace.json")
         "Edits are stored with `edited.save_edits(...)`.",
     ),
     Snippet(
+        "Edits to a folder that is not there",
+        "ModelError",
+        """\
+with model.edit() as edited:
+    model.transformer.h[0].output[:, -1] = 0
+
+edited.save_edits("nowhere/edits.json")
+""",
+        "A folder is made first.",
+    ),
+    Snippet(
         "An edit that changes nothing",
         "RecordError",
         """\

@@ -1,15 +1,21 @@
 """What a newcomer tries in the first hours, and what is answered."""
 
 import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from torch import nn
 
+from tests import zoo
 from tests.unit.tracing.seed import support
-from tracing import LanguageModel
-from tracing.errors import ModelError, PathError, PromptError, RecordError
+from tracing import LanguageModel, Model, VisionModel
+from tracing.errors import AdapterError, ModelError, PathError, PromptError, RecordError
+from tracing.families import check
 from tracing.graph import codec
 
 PROMPT = "The keys to the cabinet"
@@ -159,3 +165,82 @@ def test_blocks_are_places_of_the_model(gpt2: LanguageModel) -> None:
     assert torch.equal(hidden.value, expected.value)
     assert [block.path for block in gpt2.blocks] == [f"transformer.h.{n}" for n in range(4)]
     assert [block._module for block in gpt2.blocks] == gpt2.block_modules
+
+
+# -- what is wrapped, and by what -------------------------------------------------------------------------------------
+class Mine(nn.Module):
+    """A module of one's own with a config of another's family."""
+
+    def __init__(self, **config: Any) -> None:
+        super().__init__()
+        self.config, self.embed = config, nn.Embedding(10, 4)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.embed(ids)
+        return found
+
+
+@pytest.mark.parametrize(
+    ("wrapped", "message"),
+    [
+        (lambda: Model("gpt2"), r"Model was given 'gpt2', which is no torch module \(at .*LanguageModel\("),
+        (lambda: Model(nn.Linear), "the class Linear, which is no torch module"),
+        (lambda: Model(Model(nn.Linear(3, 3))), "wraps a module already"),
+        (lambda: LanguageModel(None), "was given None"),
+        (lambda: VisionModel(support.gpt2()), r"takes no pixel_values, so VisionModel .* Wrap it as LanguageModel"),
+        (lambda: LanguageModel(zoo.model("vit")), r"takes no input_ids, so LanguageModel .* Wrap it as VisionModel"),
+        (lambda: LanguageModel(Mine(model_type="mine")).adapter, "'mine', which is the model_type of its config"),
+        (lambda: LanguageModel(nn.Linear(3, 3)).adapter, r"Linear has no config with a model_type.*module\.config = "),
+        (lambda: LanguageModel(Mine(model_type="gpt2")), r"does not say its hidden_size .*Add it to module\.config"),
+    ],
+)
+def test_what_cannot_be_wrapped_says_what_can(wrapped: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        wrapped()
+
+
+def test_a_forward_that_calls_its_ids_otherwise_is_told_of_input_name() -> None:
+    class Other(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            whole: Any = support.gpt2()
+            self.config, self.transformer, self.lm_head = whole.config, whole.transformer, whole.lm_head
+
+        def forward(self, tokens: torch.Tensor) -> Any:
+            return self.lm_head(self.transformer(tokens)[0])
+
+    with pytest.raises(AdapterError, match=r"called as Other\.forward\(input_ids=ids\).*Adapter\(input_name="):
+        check(Other())
+
+
+def test_text_for_a_module_that_reads_tensors_says_where_text_goes(gpt2: LanguageModel) -> None:
+    for call in (gpt2, Model(gpt2._model)):
+        for prompt in (PROMPT, [PROMPT]):
+            with pytest.raises(PromptError, match=r"was given text, .*with model\.trace\(text\)"):
+                call(prompt)
+    plain = Model(gpt2._model)
+    with pytest.raises(PromptError, match=r"LanguageModel\(module, tokenizer="), plain.trace(PROMPT):
+        plain.output.save()
+    with pytest.raises(ModelError, match=r"no tokenizer.*is wrapped by Model\(module\)"):
+        LanguageModel(nn.Linear(3, 3)).encode("x")
+
+
+def test_a_module_that_reads_text_itself_is_given_it() -> None:
+    class Reader(nn.Module):
+        def forward(self, text: str) -> torch.Tensor:
+            return torch.ones(len(text), 2)
+
+    model = Model(Reader())
+    assert model("ab").shape == (2, 2)
+    with model.trace("abc"):
+        read = model.output.save()
+    assert read.shape == (3, 2)
+
+
+# -- edits ------------------------------------------------------------------------------------------------------------
+def test_edits_for_a_folder_that_is_not_there_name_it(gpt2: LanguageModel, tmp_path: Path) -> None:
+    with gpt2.edit() as edited:
+        edited.transformer.h[0].output[:] = 0
+    with pytest.raises(ModelError, match=r"no folder '.*nowhere' to store"):
+        edited.save_edits(tmp_path / "nowhere" / "edits.json")
+    edited.save_edits(tmp_path / "edits.json")
