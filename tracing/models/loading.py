@@ -15,6 +15,7 @@ from transformers.utils.import_utils import is_accelerate_available
 
 from tracing.errors import ModelError
 from tracing.models.hub import Source
+from tracing.models.quiet import QUIET
 
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "model.pth", "consolidated.00.pth")
 """Names under which weights are stored as pickles, which can run any code when read."""
@@ -204,15 +205,16 @@ def load_module(
         options["device_map"] = device_map if isinstance(device_map, str) else dict(device_map)  # type: ignore[arg-type]
         refuse_disk(options["device_map"])
     try:
-        loaded: Any = kind.from_pretrained(
-            str(source.folder),
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-            **options,
-        )
+        with QUIET:
+            loaded: Any = kind.from_pretrained(
+                str(source.folder),
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
+                **options,
+            )
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise _unloadable(source, error) from error
     module, info = loaded

@@ -244,3 +244,17 @@ def test_edits_for_a_folder_that_is_not_there_name_it(gpt2: LanguageModel, tmp_p
     with pytest.raises(ModelError, match=r"no folder '.*nowhere' to store"):
         edited.save_edits(tmp_path / "nowhere" / "edits.json")
     edited.save_edits(tmp_path / "edits.json")
+
+
+# -- loading ----------------------------------------------------------------------------------------------------------
+def test_loading_shows_no_progress_bar_and_leaves_the_setting(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    support.gpt2().save_pretrained(tmp_path)
+    capfd.readouterr()
+    LanguageModel(tmp_path)
+    assert "Loading weights" not in "".join(capfd.readouterr())
+    with pytest.raises(ModelError):
+        LanguageModel(tmp_path / "nowhere")
+    type(support.gpt2()).from_pretrained(tmp_path)
+    assert "Loading weights" in "".join(capfd.readouterr())
