@@ -12,8 +12,8 @@ from tracing.engines.run import Enough, Run, grad_mode
 from tracing.engines.skipping import note_tuples
 from tracing.engines.unreached import refuse_late, settle
 from tracing.errors import PromptError
+from tracing.graph.cells import Cell
 from tracing.graph.nodes import Graph
-from tracing.graph.recorder import Cell
 
 
 def execute(model: Any, graph: Graph, cells: dict[int, Cell]) -> None:

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from tracing.engines.program import Forward, Place, compile_graph
 from tracing.engines.rehearsal import Rehearsal
+from tracing.graph.cells import Cell
 from tracing.graph.nodes import Graph, Site
-from tracing.graph.recorder import Cell
 
 _SHOWN: Final = 8
 """How many names a line of the text has at most."""

@@ -24,9 +24,9 @@ from tracing.engines.run import Enough, Run
 from tracing.engines.unreached import settle
 from tracing.engines.values import SKIPPED
 from tracing.engines.visit import Part
+from tracing.graph.cells import Cell
 from tracing.graph.nodes import Guard, Node, substitute
 from tracing.graph.ops import TABLE
-from tracing.graph.recorder import Cell
 
 RESULT: Final[Place] = ("", "result")
 

@@ -22,9 +22,9 @@ from tracing.engines.rows import own
 from tracing.engines.structural import Structural
 from tracing.engines.values import SKIPPED
 from tracing.engines.visit import Part, Visit
+from tracing.graph.cells import Cell
 from tracing.graph.nodes import Node, substitute
 from tracing.graph.ops import TABLE
-from tracing.graph.recorder import Cell
 
 NOT_BY_INPUTS = frozenset({"skip", "grad"})
 """Nodes that do not run once their inputs are there, but when the model or a backward comes by."""

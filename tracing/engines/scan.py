@@ -26,11 +26,11 @@ from tracing.engines.notes import annotate
 from tracing.engines.order import Insides, Passage, fake_forward, first_call, watched
 from tracing.engines.rows import Scope, mapped
 from tracing.errors import SiteNotReachedError, TraceError
+from tracing.graph.cells import Cell
 from tracing.graph.lens import Steps, get, put
 from tracing.graph.lines import user_line
 from tracing.graph.nodes import Graph, Node, Site, substitute
 from tracing.graph.ops import TABLE
-from tracing.graph.recorder import Cell
 
 UNKNOWN: Final[Any] = type("Unknown", (), {"__repr__": lambda self: "unknown before the run"})()
 """The value of what depends on numbers."""

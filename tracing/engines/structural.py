@@ -12,9 +12,9 @@ from tracing.engines.rows import own
 from tracing.engines.values import SKIPPED, Values
 from tracing.engines.visit import Part
 from tracing.errors import CausalityError
+from tracing.graph.cells import Cell
 from tracing.graph.lens import Steps, get, put
 from tracing.graph.nodes import Node, substitute
-from tracing.graph.recorder import Cell
 
 
 class Structural(Values):

@@ -9,8 +9,8 @@ from tracing.engines.program import Place, Program
 from tracing.engines.rows import Scope, kept, own
 from tracing.engines.visit import Part, Visit, owned
 from tracing.errors import NotSavedError
+from tracing.graph.cells import Cell
 from tracing.graph.nodes import Guard, Node, Site
-from tracing.graph.recorder import Cell
 
 SKIPPED: Any = type("Skipped", (), {"__repr__": lambda self: "skipped"})()
 """The value of a node whose condition did not hold, and of all that needs it."""

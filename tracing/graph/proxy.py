@@ -15,12 +15,13 @@ from torch import Tensor
 from tracing.errors import GradientError, NotSavedError, OperationError, RecordError
 from tracing.graph import ops
 from tracing.graph.arguments import is_proxy, is_view_index, plain, plain_index, recorder_in
+from tracing.graph.cells import Cell
 from tracing.graph.lens import Steps
 from tracing.graph.lines import Line, user_line
 from tracing.graph.misuse import misuse, unknown
 from tracing.graph.nodes import Node
 from tracing.graph.operators import Operators
-from tracing.graph.recorder import ENDED, Base, Cell, Recorder
+from tracing.graph.recorder import ENDED, Base, Recorder
 from tracing.graph.saved import Saved
 from tracing.graph.unpacking import unpacked
 

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import Tensor
 
-from tracing.errors import NotSavedError, OperationError, RecordError
+from tracing.errors import OperationError, RecordError
+from tracing.graph.cells import Cell
 from tracing.graph.gradients import Gradients
 from tracing.graph.lines import Line, user_line
 from tracing.graph.nodes import Graph, Guard, Invoke, Loop, Node, Site, Stage
 from tracing.graph.operators import Operators
-from tracing.graph.saved import Saved, publish
+from tracing.graph.saved import Saved
 
 if TYPE_CHECKING:
     from tracing.graph.proxy import Proxy
@@ -35,65 +36,8 @@ _PLAIN_KINDS = (
     torch.memory_format,
 )
 _PLAIN: Final[frozenset[Any]] = frozenset(_PLAIN_KINDS)
-_UNSET: Any = object()
 
 _stack: ContextVar[tuple["Recorder", ...]] = ContextVar("tracing_recorders", default=())
-
-
-class Cell:
-    """Where a saved value arrives when the graph has run."""
-
-    __slots__ = ("device", "dtype", "error", "faces", "line", "next", "value")
-
-    def __init__(self, line: Line) -> None:
-        self.line = line
-        self.device: Any = None
-        self.dtype: torch.dtype | None = None
-        self.value: Any = _UNSET
-        self.error: Exception | None = None
-        self.faces: list[Saved] = []
-        """What `.save()` returned for it."""
-        self.next: Cell | None = None
-        """Where the same value was saved once more: each has a copy of its own."""
-
-    def publish(self) -> None:
-        """The run has ended: let the saved objects have their value's memory."""
-        cell: Cell | None = self
-        while cell is not None:
-            if cell.value is not _UNSET:
-                for saved in cell.faces:
-                    publish(saved, cell.value)
-            cell = cell.next
-
-    def close(self) -> None:
-        """Nothing is recorded any more: what the user keeps of a value no longer leads to its program."""
-        cell: Cell | None = self
-        while cell is not None:
-            for saved in cell.faces:
-                saved._proxy._close()
-            cell.faces = []
-            cell = cell.next
-
-    @property
-    def filled(self) -> bool:
-        return self.value is not _UNSET
-
-    def absence(self) -> str:
-        """Why there is no value, in a few words."""
-        if self.error is None:
-            return "saved, but its trace ended with an error before it was computed"
-        return f"saved, but absent: {getattr(self.error, 'message', self.error)}"
-
-    def read(self) -> Any:
-        """The value. Raises why there is none."""
-        if self.value is not _UNSET:
-            return self.value
-        if self.error is not None:
-            raise self.error
-        raise NotSavedError(
-            f"The value saved at {self.line} was never computed, because its trace did not run to its end.",
-            remedy="See the error that ended the trace.",
-        )
 
 
 class Base:

@@ -308,7 +308,7 @@ def test_a_recorded_trace_is_stored_and_read() -> None:
 
 def test_a_stored_trace_computes_the_same() -> None:
     from tracing.engines.local import execute
-    from tracing.graph.recorder import Cell
+    from tracing.graph.cells import Cell
 
     model, graph = traced()
     results = []
