@@ -78,7 +78,7 @@ with model.trace("The Louvre is in"):
         "Blocks used to return tuples, in older versions of transformers.",
     ),
     Snippet(
-        "A tuple of another length",
+        "A tuple of fewer items",
         "TypeError",
         """\
 with model.trace("The Louvre is in"):
@@ -89,7 +89,7 @@ with model.trace("The Louvre is in"):
         "`attention.output[0][:] = 0` leaves the other items as they are.",
     ),
     Snippet(
-        "A site without its layer",
+        "Reading a site without its layer",
         "PathError",
         """\
 with model.trace("The Louvre is in"):
