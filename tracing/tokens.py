@@ -41,6 +41,9 @@ class Tokens:
                 remedy="Save the tokenizer again with a current transformers version.",
             ) from error
 
+    def __repr__(self) -> str:
+        return f"Tokens({self._fast.get_vocab_size()} ids, {len(self.special_ids)} special)"
+
     def fast(self) -> FastTokenizer:
         """A copy of the wrapped tokenizer, which its user may set to pad or cut off."""
         return FastTokenizer.from_str(self._fast.to_str())

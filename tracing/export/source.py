@@ -50,6 +50,11 @@ class Script:
     def __str__(self) -> str:
         return self.text
 
+    def __repr__(self) -> str:
+        return (
+            f"Script({len(self.text.splitlines())} lines, {len(self.tensors)} tensors; print it, or script.save(path))"
+        )
+
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write `path`, and the constants to the same name with `.safetensors`."""
         target = Path(path)

@@ -228,6 +228,10 @@ class Graph:
     model: "Callable[[], Any]" = _no_model
     """A weak reference to the model that the graph was recorded on; of a graph from a file, to None."""
 
+    def __repr__(self) -> str:
+        read = len({node.site for node in self.nodes if node.op == "site"})
+        return f"Graph({len(self.nodes)} nodes, {read} sites, {len(self.saves)} saved; print it to read it)"
+
     def record(
         self,
         op: str,

@@ -324,7 +324,14 @@ class Model(Envoy):
 
         Of modules of one class and with the same insides that follow each other, one is written out.
         """
-        return tree_text(self.submodule(path), path, self.site_notes(), type(self).__name__)
+        text = tree_text(self.submodule(path), path, self.site_notes(), type(self).__name__, self.attached)
+        first, line, rest = text.partition("\n")
+        return f"{first}{'' if path else self.edits_note()}{line}{rest}"
+
+    def edits_note(self) -> str:
+        """Of an edited model, the number of its edits."""
+        count = len(self.edits)
+        return f", {count} edit{'s' if count > 1 else ''}" if count else ""
 
     def site_notes(self) -> dict[str, str]:
         """Which standard sites lie at which module of the first layer."""

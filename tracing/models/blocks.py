@@ -17,6 +17,9 @@ class Block:
     _call: str
     """The call that made it, and, after `with`, what it is usually called: "model.trace(...) as tracer"."""
 
+    def __repr__(self) -> str:
+        return f"<{self._call.partition(' as ')[0]}, made at {self._line}>"
+
     def __getattr__(self, name: str) -> Any:
         if name not in TRACERS:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)

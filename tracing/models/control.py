@@ -31,6 +31,11 @@ class Steps:
         lasting = isinstance(steps, slice) and steps.stop is None
         return Steps(self._recorder, self._known, self._numbers(steps), lasting=lasting)
 
+    def __repr__(self) -> str:
+        if self._chosen is None:
+            return "<generation steps: choose some, tracer.iter[a:b]>"
+        return f"<generation steps {', '.join(map(str, self._chosen)) or 'none'}>"
+
     def _numbers(self, steps: int | slice | Sequence[int]) -> tuple[int, ...]:
         if isinstance(steps, slice):
             self._require_within(steps)

@@ -152,6 +152,23 @@ class Envoy:
                 )
             )
 
+    def __delattr__(self, name: str) -> None:
+        """Take a module that was attached off again."""
+        if self._root.attached.pop(_join(self.path, name), None) is not None:
+            self.__dict__["_children"].pop(name, None)
+        elif name in self.__dict__:
+            object.__delattr__(self, name)
+        else:
+            raise (
+                self._no_child(name)
+                if name not in self._module._modules
+                else RecordError(
+                    f"{_join(self.path, name)} is a module of the model itself, which stays as it is (at "
+                    f"{user_line()}).",
+                    remedy="Only what was attached can be deleted; to leave a module out of a forward, skip it.",
+                )
+            )
+
     def modules(self) -> list["Envoy"]:
         """This module and all below it."""
         return [self._root.get(_join(self.path, name)) for name, _ in self._module.named_modules()]

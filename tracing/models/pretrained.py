@@ -5,14 +5,13 @@
 
 import importlib
 from collections.abc import Mapping
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
-from transformers import GenerationConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from tracing.errors import ModelError
@@ -34,18 +33,13 @@ from tracing.models.loading import (
     require_accelerate,
     unknown_keywords,
 )
-from tracing.models.rules import accepted_keywords
+from tracing.models.rules import accepted_keywords, generation_names
 from tracing.models.sites import Sites
 
 META = torch.device("meta")
 
 PATTERN_DROPOUTS = frozenset({"attn_dropout", "attention_dropout"})
 """Names of modules that the eager path of attention calls on its pattern, and other paths do not."""
-
-GENERATE_ARGUMENTS = frozenset({
-    "generation_config", "logits_processor", "stopping_criteria", "streamer", "assistant_model", "tokenizer",
-})  # fmt: skip
-"""What `generate` takes besides the fields of a GenerationConfig and the inputs of the forward."""
 
 SPREADS = ("auto", "balanced", "balanced_low_0", "sequential")
 """Names of ways to spread a model over the devices of a machine."""
@@ -225,7 +219,7 @@ class Pretrained(Model):
         accepted = self.accepted
         if mode == "forward" or accepted is None:
             return accepted
-        return accepted | _generation_names()
+        return accepted | generation_names()
 
     # -- running ------------------------------------------------------------------------------------------------------
     @cached_property
@@ -295,23 +289,16 @@ class Pretrained(Model):
         where = f"{str(self.dtype).removeprefix('torch.')} on {self.device}"
         if self.family not in families():
             count = sum(parameter.numel() for parameter in self.module.parameters())
-            return f"{name}({type(self.module).__name__}, {count / 1e6:.1f}M parameters, {where})"
+            return f"{name}({type(self.module).__name__}, {count / 1e6:.1f}M parameters, {where}{self.edits_note()})"
         facts = self.facts
         heads = f" × {facts.n_heads} heads" if facts.n_heads else ""
         return (
             f"{name}({facts.family}, {facts.n_layers} layers{heads}, d_model {facts.d_model}, "
-            f"{facts.n_params / 1e6:.1f}M parameters, {where})"
+            f"{facts.n_params / 1e6:.1f}M parameters, {where}{self.edits_note()})"
         )
 
     def __str__(self) -> str:
         return self.tree()
-
-
-@cache
-def _generation_names() -> frozenset[str]:
-    """Keyword arguments of every generation."""
-    config: Any = GenerationConfig
-    return frozenset(name for name in vars(config()) if not name.startswith("_")) | GENERATE_ARGUMENTS
 
 
 def _wanted(dtype: str | torch.dtype | None) -> torch.dtype | str:

@@ -3,10 +3,12 @@
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from transformers import GenerationConfig
 from transformers.utils.generic import TransformersKwargs
 
 from tracing.families import config_of
@@ -47,6 +49,11 @@ PADS_EXACTLY: Final = frozenset({
 })  # fmt: skip
 """Model types on which padding on the left with a mask is known to change no value; others are measured."""
 
+GENERATE_ARGUMENTS: Final = frozenset({
+    "generation_config", "logits_processor", "stopping_criteria", "streamer", "assistant_model", "tokenizer",
+})  # fmt: skip
+"""What `generate` takes besides the fields of a GenerationConfig and the inputs of the forward."""
+
 HEADS: Final = ("num_attention_heads", "n_head", "num_heads", "n_heads")
 WIDTHS: Final = ("hidden_size", "n_embd", "d_model")
 
@@ -74,6 +81,13 @@ def accepted_keywords(module: nn.Module) -> frozenset[str] | None:
     if not isinstance(inner, nn.Module):
         return None
     return frozenset(names | forward_parameters(inner).keys() | TransformersKwargs.__annotations__.keys()) - {"kwargs"}
+
+
+@cache
+def generation_names() -> frozenset[str]:
+    """Keyword arguments of every generation, besides the inputs of the forward."""
+    config: Any = GenerationConfig
+    return frozenset(name for name in vars(config()) if not name.startswith("_")) | GENERATE_ARGUMENTS
 
 
 def rules_of(module: nn.Module, refusal: Callable[[], str]) -> TextRules:

@@ -1,6 +1,7 @@
 """What a newcomer tries in the first hours, and what is answered."""
 
 import copy
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -258,3 +259,51 @@ def test_loading_shows_no_progress_bar_and_leaves_the_setting(
         LanguageModel(tmp_path / "nowhere")
     type(support.gpt2()).from_pretrained(tmp_path)
     assert "Loading weights" in "".join(capfd.readouterr())
+
+
+# -- what is printed --------------------------------------------------------------------------------------------------
+def test_what_a_trace_is_made_of_prints_briefly(gpt2: LanguageModel) -> None:
+    with gpt2.trace(PROMPT) as tracer:
+        gpt2.output.save()
+    assert re.fullmatch(r"<model\.trace\(\.\.\.\), made at test_first_hours\.py:\d+.*>", repr(tracer))
+    assert repr(tracer.graph) == "Graph(1 nodes, 1 sites, 1 saved; print it to read it)" or "nodes" in repr(
+        tracer.graph
+    )
+    assert len(repr(tracer.graph)) < 80
+    with gpt2.session() as session:
+        assert repr(session).startswith("<model.session(), made at")
+    with gpt2.generate(PROMPT, max_new_tokens=2) as tracer:
+        assert repr(tracer.iter[0:2]) == "<generation steps 0, 1>"
+        assert "choose some" in repr(tracer.iter)
+        gpt2.output.save()
+    assert re.fullmatch(r"Tokens\(\d+ ids, \d+ special\)", repr(gpt2.tokens))
+
+
+def test_an_edited_model_says_so(gpt2: LanguageModel) -> None:
+    with gpt2.edit() as edited:
+        edited.transformer.h[0].output[:] = 0
+    assert repr(edited).endswith(", 1 edit)")
+    assert str(edited).splitlines()[0].endswith(", 1 edit")
+    assert len(repr(edited.edits)) < 100
+    assert "edit" not in repr(gpt2) + str(gpt2)
+
+
+def test_attached_modules_are_shown_listed_and_taken_off() -> None:
+    model = LanguageModel(support.gpt2(), tokenizer=support.TOKENIZER)
+    block = model.transformer.h[2]
+    block.sae = nn.Linear(32, 32)
+    assert "sae: Linear" in str(model)
+    assert "sae" in str(model.transformer.h[2])
+    assert "sae" not in str(model.transformer.h[1])
+    assert "0-1: " in str(model), "blocks that print alike are still shown once"
+    assert "sae" in dir(block)
+    with model.edit() as edited:
+        edited.transformer.h[0].output[:] = 0
+    del block.sae
+    assert not hasattr(block, "sae")
+    assert "sae" not in str(model)
+    assert hasattr(edited.transformer.h[2], "sae"), "a copy keeps its own"
+    with pytest.raises(RecordError, match=r"transformer\.h\.2\.mlp is a module of the model itself"):
+        del block.mlp
+    with pytest.raises(PathError, match="no submodule 'saee'"):
+        del block.saee
