@@ -21,7 +21,7 @@ from tracing.models.base import Model
 def small_graph() -> Graph:
     """Two invokes, a write with a constant, a condition, a loop, and two saves."""
     graph = Graph()
-    line = Line("/home/someone/secret/notebook.py", 3, "run")
+    line = Line("/lab/someone/secret/notebook.py", 3, "run")
     graph.stages.append(Stage(0, "generate", {"max_new_tokens": 3}, line))
     graph.invokes.append(Invoke(0, 0, Inputs(("The cat sat",), {}), line))
     graph.invokes.append(Invoke(1, 0, Inputs(([1, 2, 3],), {"attention_mask": torch.ones(1, 3)}), line))
