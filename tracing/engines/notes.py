@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from tracing.engines.visit import Part
+from tracing.graph.lens import get
 from tracing.graph.nodes import Node
 
 
@@ -14,7 +15,7 @@ def annotate(error: Exception, node: Node, env: dict[Node, Any]) -> None:
         return
     error._tracing_line = node.line  # type: ignore[attr-defined]
     shapes = [
-        _shape(env.get(operand) if isinstance(operand, Node) else operand)
+        _shape(_meant(node, env.get(operand)) if isinstance(operand, Node) else operand)
         for operand in node.args
         if isinstance(operand, (Node, Tensor))
     ]
@@ -25,6 +26,19 @@ def annotate(error: Exception, node: Node, env: dict[Node, Any]) -> None:
         + (f"; site {', '.join(sorted(sites))}" if sites else "")
         + (f"; given {', '.join(shapes)}" if shapes else "")
     )
+
+
+def _meant(node: Node, value: Any) -> Any:
+    """Of a tuple or an output with fields, the tensor that the node reads or writes (a part of)."""
+    if type(value) is Part:
+        value = value.whole()
+    if isinstance(value, Tensor) or node.op not in ("part", "write") or not node.args[1]:
+        return value
+    try:
+        found = get(value, node.args[1][:1])
+    except Exception:  # noqa: BLE001 (what is wrong with the value is being said already)
+        return value
+    return found if isinstance(found, Tensor) else value
 
 
 def _origin(node: Node) -> Node:

@@ -181,8 +181,9 @@ def _stack(number: int, name: str, value: Any) -> Tensor:
         rows = [torch.as_tensor(row) for row in (value if _nested(value) else [value])]
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"The {name} of invoke {number} are no list of numbers: {error}.") from error
-    if not all(len(row) for row in rows):
-        raise _no_tokens(number)
+    empty = next((place for place, row in enumerate(rows) if not len(row)), None)
+    if empty is not None:
+        raise _no_tokens(number, empty if len(rows) > 1 else None)
     width = max(len(row) for row in rows)
     return torch.stack([pad(row, width, 0, FILLS[name]) for row in rows])
 
@@ -217,15 +218,16 @@ def _require_valid(prompt: Prompt, rules: TextRules) -> None:
     low, high = (int(end) for end in ids.aminmax())
     if low < 0 or high >= rules.vocab_size:
         raise PromptError(
-            f"The prompt of invoke {number} has the token id {low if low < 0 else high}, but the vocabulary ends at "
-            f"{rules.vocab_size - 1}.",
+            f"The prompt of invoke {number} has the token id {low if low < 0 else high}, but "
+            f"{'ids are 0 to' if low < 0 else 'the vocabulary ends at'} {rules.vocab_size - 1}.",
             remedy="Use the tokenizer of this model.",
             where={"invoke": number, "id": low if low < 0 else high, "vocab_size": rules.vocab_size},
         )
 
 
-def _no_tokens(number: int) -> PromptError:
-    return PromptError(f"The prompt of invoke {number} has no tokens.", remedy="Give at least one token a row.")
+def _no_tokens(number: int, row: int | None = None) -> PromptError:
+    which = "The" if row is None else f"Row {row} (the first is row 0) of the"
+    return PromptError(f"{which} prompt of invoke {number} has no tokens.", remedy="Give at least one token a row.")
 
 
 def pad(tensor: Tensor, length: int, axis: int, fill: int, *, left: bool = True) -> Tensor:

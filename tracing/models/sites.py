@@ -146,7 +146,9 @@ def site_proxy(model: "LanguageModel", name: str, layer: int | None) -> Proxy:
     except SiteError as error:
         # An AttributeError too where there is no such site, so that hasattr(model.sites, name) works.
         kind = SiteError if name in model.adapter.all_sites else PathError
-        raise kind(f"{error.message} (at {user_line()})", remedy=error.remedy, where=error.where) from None
+        first, _, rest = error.message.partition(". ")
+        first, rest = first.removesuffix("."), rest and f" {rest}"
+        raise kind(f"{first} (at {user_line()}).{rest}", remedy=error.remedy, where=error.where) from None
     if site.kind == "head_out":
         return _guarded(_head_out(model, site), site, name)
     base = model._recorder(name).site(site.path, site.kind, in_place=site.in_place)

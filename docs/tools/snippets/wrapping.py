@@ -12,6 +12,14 @@ Model("gpt2")
         "`Model` wraps a module that is in memory.",
     ),
     Snippet(
+        "A module of the model that is to be deleted",
+        "RecordError",
+        """\
+del model.transformer.h[0].mlp
+""",
+        "Only a module that you attached can be taken off.",
+    ),
+    Snippet(
         "A wrapper of a wrapper",
         "ModelError",
         """\

@@ -227,7 +227,7 @@ def test_decoder_inputs_of_one_invoke_only_are_refused() -> None:
         ([[1, 2], []], "invoke 1 has no tokens"),
         ([1] * 13, "invoke 1 has 13 tokens, but the model reads 12.*nothing is cut off"),
         ([1, 97], "token id 97, but the vocabulary ends at 96"),
-        ([-1, 5], "token id -1, but the vocabulary"),
+        ([-1, 5], "token id -1, but ids are 0 to 96"),
         (torch.ones(1, 2), "are float32, not token ids"),
         (torch.ones(1, 1, 2, dtype=torch.long), r"shape \[1, 1, 2\], not \[row, position\]"),
         ({"attention_mask": [[1]]}, "no input_ids, only attention_mask"),
