@@ -4,6 +4,8 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
+from tracing.graph import ops
+
 
 class Operators:
     """A class with every operator, each of which comes down to `_operate` or `_operate_in_place`."""
@@ -15,6 +17,10 @@ class Operators:
 
     def _operate_in_place(self, op: str, function: Callable[..., Any], other: Any) -> Any:
         raise NotImplementedError
+
+    def __dir__(self) -> list[str]:
+        """Attributes, and the operations that a graph holds."""
+        return [*super().__dir__(), *ops.METHODS, *ops.PROPERTIES, *ops.INPLACE]
 
 
 def _binary(op: str, function: Callable[[Any, Any], Any], *, swapped: bool = False) -> Callable[[Operators, Any], Any]:

@@ -100,7 +100,7 @@ class Saved(Operators, Tensor):
         return format(self._proxy, specification)
 
     def __dir__(self) -> list[str]:
-        return dir(self._proxy)
+        return dir(self._proxy.value if self._proxy._resolved() else self._proxy)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._proxy(*args, **kwargs)

@@ -11,7 +11,7 @@ import difflib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from tracing.graph.lines import user_line
 from tracing.graph.recorder import Recorder, current
 from tracing.models.batching import Batch, Inputs, batch_tensors
 from tracing.models.editing import Edit, load_edits, replay, save_edits
-from tracing.models.envoy import Envoy
+from tracing.models.envoy import VALUES, Envoy
 from tracing.models.given import refuse_text, require_module
 from tracing.models.renames import resolved
 from tracing.models.rules import accepted_keywords
@@ -34,6 +34,12 @@ from tracing.models.tree import tree_text
 
 class Model(Envoy):
     """A wrapped module: the root of the tree of envoys, and what traces run on."""
+
+    public: ClassVar[tuple[str, ...]] = (
+        "trace", "generate", "scan", "session", "edit", "edits", "clear_edits", "save_edits", "load_edits", "copy",
+        "get", "attach", "parameter", "device", "tree", "call", "modules", "named_modules", "path", *VALUES,
+    )  # fmt: skip
+    """What `dir(model)` and tab completion show beside the submodules; the rest is for the machinery of traces."""
 
     def __init__(self, module: nn.Module, *, rename: Mapping[str, str] | None = None) -> None:
         """`rename` gives submodules other names: `{"layers": "transformer.h", "attn": "self_attn"}`.
@@ -362,6 +368,9 @@ class Model(Envoy):
                 "a list of them, or take model.modules().",
             )
         return super().__iter__()
+
+    def __dir__(self) -> list[str]:
+        return [*self.public, *self._module._modules, *self._given_names()]
 
     def __repr__(self) -> str:
         return self.tree()

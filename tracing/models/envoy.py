@@ -84,7 +84,7 @@ class Envoy:
 
     def _no_child(self, name: str) -> AttributeError:
         names = list(self._module._modules)
-        ours = VALUES if self.path else (*VALUES, *(one for one in dir(type(self)) if not one.startswith("_")))
+        ours = VALUES if self.path else dir(self)
         near = difflib.get_close_matches(name, [*names, *ours], 3) or names[:8]
         where = f"Module {self.path!r}" if self.path else f"The model ({type(self._module).__name__})"
         elsewhere = self._root.paths_ending_in(name)

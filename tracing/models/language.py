@@ -42,6 +42,7 @@ class LanguageModel(Pretrained):
     """
 
     keywords: ClassVar[tuple[str, ...]] = ("tokenizer", *KEYWORDS)
+    public = (*Pretrained.public, "tokenizer", "tokens", "encode", "logits")
 
     def __init__(
         self,

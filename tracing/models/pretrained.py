@@ -58,6 +58,10 @@ class Pretrained(Model):
     """
 
     keywords: ClassVar[tuple[str, ...]] = KEYWORDS
+    public = (
+        *Model.public, "sites", "adapter", "facts", "family", "config", "dtype", "attention", "blocks", "block_modules",
+        "has_weights",
+    )  # fmt: skip
 
     def __init__(
         self,

@@ -28,6 +28,8 @@ class VisionModel(Pretrained):
     `module.eval().requires_grad_(False)`, for good.
     """
 
+    public = (*Pretrained.public, "processor")
+
     def __init__(self, model: str | Path | nn.Module, **options: Any) -> None:
         """See `LanguageModel`. Raises `ModelError` for a model that reads no pixels, too."""
         super().__init__(model, **options)

@@ -343,3 +343,21 @@ def test_the_note_of_a_failed_write_has_the_shape_of_what_was_written_to(gpt2: L
             gpt2.output.save()
         note = "".join(caught.value.__notes__)
         assert "given (1, 15, " in note, note
+
+
+# -- tab completion ---------------------------------------------------------------------------------------------------
+def test_completion_offers_what_is_for_users(gpt2: LanguageModel) -> None:
+    offered = dir(gpt2)
+    assert {"trace", "sites", "tokenizer", "logits", "output", "transformer", "lm_head"} <= set(offered)
+    assert not {"begin_invoke", "padding_refusal", "why_not_reached", "steps_of"} & set(offered)
+    assert [name for name in offered if not hasattr(type(gpt2), name) and name not in (
+        "edits", "path", "transformer", "lm_head"
+    )] == []  # fmt: skip
+    assert "processor" in dir(VisionModel(zoo.model("vit")))
+
+
+def test_completion_of_a_value_offers_operations_and_then_the_tensor(gpt2: LanguageModel) -> None:
+    with gpt2.trace(PROMPT):
+        saved = gpt2.output.save()
+        assert {"mean", "add_", "T", "save", "grad"} <= set(dir(gpt2.output)) & set(dir(saved))
+    assert {"numpy", "mean"} <= set(dir(saved))

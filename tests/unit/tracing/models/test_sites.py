@@ -32,7 +32,7 @@ def test_a_loop_and_a_slice_give_each_layers_site(model: LanguageModel) -> None:
 @pytest.mark.parametrize(
     ("use", "message"),
     [
-        (lambda sites: sites.resid_pots, r"no site 'resid_pots'\. Did you mean resid_post\?"),
+        (lambda sites: sites.resid_pots, r"no site 'resid_pots' .*\. Did you mean resid_post\?"),
         (lambda sites: setattr(sites, "resid_pots", 1), "no site 'resid_pots'"),
         (lambda sites: sites.z["last"], r"sites\.z\['last'\] is not one layer \(at test_sites\.py"),
         (lambda sites: sites.z.__setitem__(slice(0, 2), 0), "is not one layer"),
