@@ -67,6 +67,7 @@ class Mine(nn.Module):
     def forward(self, tokens):
         return self.lm_head(self.transformer(tokens)[0])
 
+
 LanguageModel(Mine())
 """,
         "The adapter of this family says `input_ids`.",
