@@ -125,7 +125,7 @@ class Visit:
         return Part(self.raw, scope)
 
     def _owns(self, value: Any) -> bool:
-        for tensor in self.owned:  # by identity: `in` would compare tensors
+        for tensor in self.owned:  # noqa: SIM110 (by identity, as `in` compares tensors; at each write, as is any())
             if tensor is value:
                 return True
         return False
