@@ -31,7 +31,7 @@ def test_the_module_computes_what_the_compiler_recorded(request: pytest.FixtureR
     name = request.node.callspec.params["model"]
     recorded = np.load(shared("tracr") / name / "jax_io.npz")
     seen: list[torch.Tensor] = []
-    for part in (*(block.mlp for block in model.block_modules), model.unembed):
+    for part in (*(block.mlp for block in model.blocks), model.unembed):
         part.register_forward_hook(lambda _, args, output: seen.append(args[0]))
     for length in range(1, 6):
         seen.clear()
