@@ -72,10 +72,10 @@ class Run(Structural):
 
     def drain(self) -> None:
         """Run nodes until none is ready, lowest number first: that is the recorded order."""
-        ready = self.ready
+        ready, pop, execute = self.ready, heapq.heappop, self.execute
         while ready:
-            _, node = heapq.heappop(ready)
-            self.execute(node)
+            node = pop(ready)[1]
+            execute(node)
             self._count_down(node)
             self._release(node)
 

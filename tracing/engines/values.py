@@ -96,6 +96,8 @@ class Values:
         scope = self.scopes[site.invoke]
         if scope is None or scope.length is None or site.kind == "grad":
             return scope
+        if not site.step and site.kind != "result":  # most sites
+            return scope
         if site.kind == "result":
             raw = self.visits[site.path, site.kind].raw
             rows, length = getattr(raw, "sequences", raw).shape[:2]

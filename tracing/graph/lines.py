@@ -24,13 +24,18 @@ NOWHERE = Line("<graph>", 0, "<module>")
 """The line of nodes that no user wrote, or whose graph was read from a file without lines."""
 
 
+_new: Final = tuple.__new__
+
 _is_ours: dict[Any, bool] = {}
 """By module name, whether its frames are skipped: every node asks for several frames."""
 
 
-def user_line() -> Line:
-    """The innermost frame outside this library, torch and contextlib."""
-    frame = sys._getframe(1)
+def user_line(depth: int = 1) -> Line:
+    """The innermost frame outside this library, torch and contextlib.
+
+    The search begins `depth` frames up, past those that the caller knows to be the library's: it is asked often.
+    """
+    frame = sys._getframe(depth)
     while True:
         name = frame.f_globals.get("__name__")
         ours = _is_ours.get(name)
@@ -38,5 +43,5 @@ def user_line() -> Line:
             ours = _is_ours[name] = isinstance(name, str) and name.startswith(_OURS)
         if not ours or frame.f_back is None:
             code = frame.f_code
-            return Line(code.co_filename, frame.f_lineno, code.co_name)
+            return _new(Line, (code.co_filename, frame.f_lineno, code.co_name))
         frame = frame.f_back

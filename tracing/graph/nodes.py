@@ -180,7 +180,7 @@ def substitute(value: Any, values: Values) -> Any:
     return value
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Inputs:
     """What the user gave one invoke; both empty for an invoke without a prompt of its own."""
 
@@ -188,7 +188,7 @@ class Inputs:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Invoke:
     """One prompt of a forward. `inputs` None means that it has no prompt of its own and sees the whole batch."""
 

@@ -54,7 +54,7 @@ class Proxy(Operators):
         put = object.__setattr__  # ours asks which attribute it is, and a trace makes many proxies
         put(self, "_base", base)
         put(self, "_steps", steps)
-        put(self, "_line", base.node.line if not steps else user_line())
+        put(self, "_line", base.node.line if not steps else user_line(3))
         put(self, "_memo", None)
         put(self, "_cell", None)
         put(self, "_gradient", None)

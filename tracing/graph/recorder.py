@@ -90,7 +90,7 @@ class Recorder:
         self, op: str, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None, line: Line | None = None
     ) -> Node:
         """Record a node whose arguments hold nodes and plain values only."""
-        line = line or user_line()
+        line = line or user_line(3)
         invoke = self.invoke
         node = self.graph.record(
             op, args, kwargs or {}, line, None if invoke is None else invoke.index, self.guard, self.loop
@@ -171,7 +171,7 @@ class Recorder:
         base = self._sites.get(key)
         if base is None:
             node = self.graph.record(
-                "site", (key,), {"optional": True} if optional else {}, user_line(), key.invoke, None, self.loop
+                "site", (key,), {"optional": True} if optional else {}, user_line(3), key.invoke, None, self.loop
             )
             if self.validator is not None:
                 self.validator.check(node)
@@ -240,7 +240,7 @@ class Recorder:
         ):
             # After a loop, what its last step left of a value from before it; not the list of its steps.
             node = self.graph.record("part", (node, ()), {}, user_line(), node.invoke, self.guard)
-        cell, last = Cell(user_line()), self.cells.get(node.id)
+        cell, last = Cell(user_line(3)), self.cells.get(node.id)
         if last is None:
             self.cells[node.id] = cell
             self.graph.saves[node.id] = ""

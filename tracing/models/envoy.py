@@ -85,7 +85,9 @@ class Envoy:
     def _no_child(self, name: str) -> AttributeError:
         names = list(self._module._modules)
         ours = VALUES if self.path else dir(self)
-        near = difflib.get_close_matches(name, [*names, *ours], 3) or names[:8]
+        near = difflib.get_close_matches(name, [*names, *ours], 3)
+        if not set(near) & set(names):  # the submodules are what is wanted, or say best what there is
+            near += [other for other in names[:8] if other not in near]
         where = f"Module {self.path!r}" if self.path else f"The model ({type(self._module).__name__})"
         elsewhere = self._root.paths_ending_in(name)
         hint = f" There is {', '.join(elsewhere)}." if elsewhere else ""
@@ -98,6 +100,10 @@ class Envoy:
         )
 
     def __getitem__(self, key: int | slice | str) -> Any:
+        if type(key) is int and type(self._module) is nn.ModuleList:
+            known = self.__dict__["_children"].get(str(key))
+            if known is not None:
+                return known
         names = list(self._module._modules)
         if isinstance(key, str):
             return self._child(key)

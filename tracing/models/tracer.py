@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from tracing.engines.local import execute
 from tracing.engines.plan import Plan, plan_of
 from tracing.errors import RecordError
-from tracing.graph.lines import user_line
+from tracing.graph.lines import Line, user_line
 from tracing.graph.nodes import Graph, Invoke, Stage
 from tracing.graph.proxy import Proxy
 from tracing.graph.recorder import Base, Recorder, current, push
@@ -59,7 +59,7 @@ class Tracer(Block):
             if self._given.validate:
                 self.model.start_validation(recorder)
             if self._inputs or self._given.inputs:
-                self._begin_invoke(self._inputs, self._given.inputs)
+                self._begin_invoke(self._inputs, self._given.inputs, self._line)
         except BaseException:
             self._leave(failed=True)
             raise
@@ -92,16 +92,16 @@ class Tracer(Block):
         elif failed:  # whoever catches the error goes on with a session without this trace
             self.recorder.back_to(self._mark)
 
-    def _begin_invoke(self, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.recorder.begin_invoke(self._add_invoke(inputs, kwargs))
+    def _begin_invoke(self, inputs: tuple[Any, ...], kwargs: dict[str, Any], line: Line) -> None:
+        self.recorder.begin_invoke(self._add_invoke(inputs, kwargs, line))
         self.model.begin_invoke(self.recorder)
 
-    def _add_invoke(self, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Invoke:
+    def _add_invoke(self, inputs: tuple[Any, ...], kwargs: dict[str, Any], line: Line) -> Invoke:
         graph, stage = self.recorder.graph, self.recorder.stage
         assert stage is not None
         inputs, kwargs = known_prompt(inputs, kwargs)
         given = Inputs(inputs, kwargs) if inputs or kwargs else None
-        invoke = Invoke(len(graph.invokes), stage.index, given, user_line())
+        invoke = Invoke(len(graph.invokes), stage.index, given, line)
         graph.invokes.append(invoke)
         return invoke
 
@@ -240,7 +240,7 @@ class Invocation(Block):
             raise RecordError(
                 f"Prompts of a trace do not nest (at {user_line()}).", remedy="Close the block of the other one first."
             )
-        self._tracer._begin_invoke(self._inputs, self._kwargs)
+        self._tracer._begin_invoke(self._inputs, self._kwargs, self._line)
         return self
 
     def __exit__(
