@@ -50,17 +50,14 @@ def test_a_site_inside_a_skipped_module_is_an_error(gpt2: LanguageModel) -> None
         gpt2.transformer.h[1].mlp.output.save()
 
 
-def test_a_skip_in_one_prompt_of_two_leaves_the_other_alone_or_raises(gpt2: LanguageModel) -> None:
+def test_a_skip_in_one_prompt_of_two_leaves_the_other_alone(gpt2: LanguageModel) -> None:
     found: list[Any] = []
-    try:
-        with gpt2.trace() as tracer:
-            with tracer.invoke(PROMPT):
-                gpt2.transformer.h[1].skip(gpt2.transformer.h[1].input)
-                found.append(gpt2.output.save())
-            with tracer.invoke(OTHER):
-                found.append(gpt2.output.save())
-    except TracingError:
-        return
+    with gpt2.trace() as tracer:
+        with tracer.invoke(PROMPT):
+            gpt2.transformer.h[1].skip(gpt2.transformer.h[1].input)
+            found.append(gpt2.output.save())
+        with tracer.invoke(OTHER):
+            found.append(gpt2.output.save())
     before = run(gpt2._model, ids(PROMPT), reads=["transformer.h.0"])[1]["transformer.h.0"]
     close(found[0], logits_of(gpt2, h1=lambda _: before))
     close(found[1], logits_of(gpt2, OTHER))
