@@ -1,0 +1,1 @@
+"""Edges between components: attribution, exact patching, and certificates of both."""

@@ -1,0 +1,1 @@
+"""Looking at a model: logit lens, direct logit attribution, attention, head detectors, saliency, steering."""
