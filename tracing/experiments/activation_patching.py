@@ -137,7 +137,32 @@ def cost(spec: ActivationPatchingSpec, model: ModelFacts, prompts: PromptFacts) 
     """
     plan = plan_of(spec, model, prompts)
     size = kept_bytes(plan, ITEM_BYTES[spec.dtype])
-    return Cost(cells=plan.cells, flops=plan.flops, naive_flops=plan.naive_flops, bytes=size)
+    return Cost(cells=plan.cells, flops=plan.flops, naive_flops=plan.naive_flops, bytes=size, launches=_launches(plan))
+
+
+def _launches(plan: Plan) -> int:
+    """Blocks executed: both baselines of each group, and each bundle's batches from its first boundary on."""
+    layers = plan.facts.n_layers
+    walks = sum((layers - bundle[0].boundary) * len(bundle[0].chunks) for bundle in plan.bundles)
+    return 2 * layers * len(plan.groups) + walks
+
+
+def call(spec: ActivationPatchingSpec) -> str:
+    """The sweep as Python lines that bind `results`, a grid a site."""
+    over = ("layer", "head") if spec.over == "layer_head" else ("layer", "position")
+    return (
+        "from tracing.patching import sweep\n\n"
+        "results = sweep(\n"
+        "    model,\n"
+        "    pairs,\n"
+        f"    {spec.metric!r},\n"
+        f"    {spec.sites!r},\n"
+        f"    {over!r},\n"
+        f"    {spec.direction!r},\n"
+        f"    positions={spec.positions!r},\n"
+        f"    batch={spec.batch_rows or 'auto'!r},\n"
+        ")\n"
+    )
 
 
 def run(
@@ -217,8 +242,10 @@ register(
         title="Activation patching",
         summary="Which layer, position or head carries the information that decides the answer.",
         help=HELP,
+        group="patching",
         spec=ActivationPatchingSpec,
         run=run,
         cost=cost,
+        call=call,
     )
 )

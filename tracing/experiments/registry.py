@@ -6,7 +6,7 @@ and nothing at module level in a method's file, imports torch: the web process v
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,13 +57,16 @@ class PromptFacts:
 class Cost:
     """What a run would take: `cells` to fill, multiply-adds ×2 (`flops`), and the same for one forward a cell.
 
-    `bytes` is the memory it holds from its first cell to its last, beside the model; 0 where that is next to nothing.
+    `cells` counts those of all the panels that the run opens, 0 when it opens none. `bytes` is the memory it holds
+    from its first cell to its last, beside the model; 0 where that is next to nothing. `launches` is how many times
+    one transformer block is executed (a backward through it counts 2): what small models spend their time on.
     """
 
     cells: int
     flops: float
     naive_flops: float
     bytes: int = 0
+    launches: int = 0
 
     def require_below(self, limit: int, prompts: PromptFacts) -> None:
         """Raises `SpecError` that names the sizes where the run would hold more than `limit` bytes."""
@@ -91,27 +94,45 @@ class RunContext(Protocol):
         ...
 
 
+Group = Literal["patching", "attribution", "edges", "lenses", "steering"]
+GROUPS: dict[Group, str] = {
+    "patching": "Patching",
+    "attribution": "Attribution",
+    "edges": "Edges and circuits",
+    "lenses": "Lenses and attention",
+    "steering": "Steering",
+}
+"""The groups that methods are listed in, in that order, with their titles."""
+
 Runner = Callable[[Any, "LanguageModel", Sequence[PromptPair], RunContext], Iterator[Event]]
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A registered method: its name in URLs and specs, its texts, its spec and its generator."""
+    """A registered method: its name in URLs and specs, its texts, its spec and its generator.
+
+    `call(spec)` is the same as Python lines: given `model` (a `LanguageModel`) and `pairs` (a list of `PromptPair`)
+    they bind `results`, a dict of the typed results by name, with the numbers that `run` yields. Imports are theirs.
+    """
 
     name: str
     title: str
     summary: str
     help: str
+    group: Group
     spec: type[MethodSpec]
     run: Runner
     cost: Callable[[Any, ModelFacts, PromptFacts], Cost]
+    call: Callable[[Any], str]
 
 
 _METHODS: dict[str, Method] = {}
 
 
 def register(method: Method) -> Method:
-    """Add a method; a name can be taken once."""
+    """Add a method. Raises `ValueError` for a name that is taken, or a group that is not one of `GROUPS`."""
+    if method.group not in get_args(Group):
+        raise ValueError(f"The group {method.group!r} of {method.name!r} is not one of {', '.join(GROUPS)}.")
     if method.name in _METHODS:
         raise ValueError(f"A method named {method.name!r} is already registered.")
     _METHODS[method.name] = method
