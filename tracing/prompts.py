@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, field_serializer, field_validator, model_serializer
+from pydantic.functional_serializers import SerializerFunctionWrapHandler
 
 from tracing.errors import PromptError
 from tracing.metric_facts import metric_facts
+from tracing.prompt_spans import Span, Where, resolve
 from tracing.tokens import Tokens
 
 
@@ -26,11 +28,34 @@ class PromptPair(BaseModel):
     answer: tuple[str, ...]
     foil: tuple[str, ...] = ()
     label: str = ""
+    spans: tuple[tuple[str, Where], ...] = ()
+    """Named places, given as a mapping: `{"IO": "Mary", "S2": ("John", 2), "END": -1, "middle": (3, 6)}`.
+
+    A word of the clean prompt, its n-th occurrence, one token's position, or the first position and the one behind the
+    last; positions from the end are negative, and None ends a range at the prompt's end.
+    """
 
     @field_validator("answer", "foil", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
+
+    @field_validator("spans", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        return tuple(value.items()) if isinstance(value, dict) else value
+
+    @field_serializer("spans")
+    def _as_mapping(self, value: tuple[tuple[str, Where], ...]) -> dict[str, Any]:
+        return {name: list(where) if isinstance(where, tuple) else where for name, where in value}
+
+    @model_serializer(mode="wrap")
+    def _without_empty_spans(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Stored prompt sets are known by the hash of this form: a pair without spans keeps the one it always had.
+        found: dict[str, Any] = handler(self)
+        if not self.spans:
+            found.pop("spans", None)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +69,12 @@ class TokenizedPair:
     corrupted_tokens: tuple[str, ...]
     answer_ids: tuple[int, ...]
     foil_ids: tuple[int, ...]
+    answer_position: int = -1
+    """Where the metric reads the logits: the last token, or a masked language model's mask token."""
+    spans: tuple[Span, ...] = ()
+    """Named places as (name, first position, the position behind the last)."""
+    decoder_ids: tuple[int, ...] = ()
+    """Of an encoder-decoder model: what its decoder reads, in both runs; empty means its start token alone."""
 
     @property
     def aligned(self) -> bool:
@@ -71,14 +102,17 @@ class PairProblem:
 def tokenize(pair: PromptPair, number: int, tokens: Tokens) -> TokenizedPair:
     """Tokenise one pair without judging it. Answers of several tokens show up as several ids."""
     clean, corrupted = tokens.encode(pair.clean), tokens.encode(pair.corrupted)
+    texts = tokens.texts(clean)
     return TokenizedPair(
         number=number,
         clean_ids=tuple(clean),
         corrupted_ids=tuple(corrupted),
-        clean_tokens=tuple(tokens.texts(clean)),
+        clean_tokens=tuple(texts),
         corrupted_tokens=tuple(tokens.texts(corrupted)),
         answer_ids=tuple(i for text in pair.answer for i in tokens.encode(text, special=False)),
         foil_ids=tuple(i for text in pair.foil for i in tokens.encode(text, special=False)),
+        answer_position=clean.index(tokens.mask_id) if tokens.mask_id in clean else -1,
+        spans=resolve(pair.spans, texts)[0],
     )
 
 
@@ -166,6 +200,34 @@ def _problems(pair: PromptPair, number: int, tokens: Tokens, max_positions: int)
         *_unknown_problems(pair, seen, tokens),
         *_word_problems(pair, number, tokens),
         *_alignment_problems(seen),
+        *_mask_problems(seen, tokens),
+        *_span_problems(pair, seen),
+    ]
+
+
+def _mask_problems(seen: TokenizedPair, tokens: Tokens) -> list[PairProblem]:
+    """A mask token is where the answer is read, so there is one, at the same place of both prompts."""
+    places = [
+        [position for position, id_ in enumerate(ids) if id_ == tokens.mask_id]
+        for ids in (seen.clean_ids, seen.corrupted_ids)
+    ]
+    if tokens.mask_id is None or places in ([[], []], [[seen.answer_position]] * 2):
+        return []
+    return [
+        PairProblem(
+            seen.number,
+            "corrupted",
+            f"Pair {seen.number}: the mask token is at positions {places[0]} of the clean prompt and {places[1]} of "
+            "the corrupted one; the answer is read at one mask, at the same position of both.",
+            "Write one mask token in each prompt, at the same place.",
+        )
+    ]
+
+
+def _span_problems(pair: PromptPair, seen: TokenizedPair) -> list[PairProblem]:
+    problems = resolve(pair.spans, list(seen.clean_tokens))[1]
+    return [
+        PairProblem(seen.number, "spans", f"Pair {seen.number}: {message}", remedy) for message, remedy in problems
     ]
 
 

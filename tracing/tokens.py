@@ -5,11 +5,13 @@ Wraps a `tokenizers.Tokenizer` (the fast tokenizer file every current Hugging Fa
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 from tokenizers import Tokenizer as FastTokenizer
 
 from tracing.errors import ModelError
+
+MASKS: Final = ("[MASK]", "<mask>")
 
 
 class Tokens:
@@ -23,6 +25,9 @@ class Tokens:
         unknown = getattr(fast.model, "unk_token", None)
         self.unknown_id: int | None = fast.token_to_id(unknown) if unknown else None
         """What stands for every word outside the vocabulary, in tokenizers that have such a token."""
+        masks = (fast.token_to_id(text) for text in MASKS)
+        self.mask_id: int | None = next((id_ for id_ in masks if id_ in self.special_ids), None)
+        """What a masked language model fills in, in tokenizers that have such a token."""
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Self:
