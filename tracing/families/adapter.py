@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from tracing.errors import SiteError
-from tracing.families.sites import GLOBAL_SITES, SEQUENTIAL_SITES, HeadSlice, SitePath, Step
+from tracing.families.sites import ATTENTION_SITES, GLOBAL_SITES, SEQUENTIAL_SITES, HeadSlice, SitePath, Step
 from tracing.families.weights import Weights
 
 if TYPE_CHECKING:
@@ -89,7 +89,18 @@ class Adapter:
     """Whether blocks return (hidden states, …) and not the hidden states alone."""
     positional: tuple[str, ...] = ()
     """Arguments of a block with one entry a position: tensors, or tuples of tensors, of shape [1, position, …]."""
+    key_bias: str = ""
+    """The argument of a block that holds a bias for each key, `[batch · head, 1, key]` or `[batch, head, 1, key]`."""
     gated_mlp: bool = False
+    mlp_parts: tuple[str, ...] = ()
+    """Modules of a block that one after another make mlp_out of the MLP's normed input; none: `mlp` alone does."""
+    neurons: str = ""
+    """The MLP's down projection: its input are the neurons. "" where a block has no such module (experts)."""
+    walk: Literal["packed", "rows", ""] = ""
+    """How `tracing.patching` runs many patches at once. "packed": causal attention that takes a stand-in cache and an
+    additive mask, so that only the tokens a patch can change run, side by side. "rows": whole rows through the block
+    list, from the patched layer on, with the block's own arguments repeated. "": not at all. Verified family by family
+    by tests/unit/tracing/patching/test_rows_*.py."""
     sweepable: bool = False
     """Whether `tracing.patching` may rebuild the block from its parts: x + attn(norm_attn(x)), + mlp(norm_mlp(·)),
     with a transformers cache for keys and values. Verified by tests/parity/test_sweep_equals_hooks.py."""
@@ -123,6 +134,15 @@ class Adapter:
     def mlp_out_path(self) -> str:
         """The module whose output the MLP adds to the residual stream, from the block."""
         return self.mlp_out or self.mlp
+
+    @property
+    def patchable(self) -> tuple[str, ...]:
+        """The sites that a sweep can patch, of every layer; none where `walk` is ""."""
+        if not self.walk:
+            return ()
+        inside = (*GLOBAL_SITES, *ATTENTION_SITES)
+        neurons = ("neurons",) if self.neurons else ()
+        return (*(site for site in self.sites if site not in inside), *neurons)
 
     @property
     def all_sites(self) -> tuple[str, ...]:

@@ -19,6 +19,8 @@ GPT2: Final = Adapter(
     out_proj="attn.c_proj",
     norm_mlp="ln_2",
     mlp="mlp",
+    neurons="mlp.c_proj",
+    walk="packed",
     sweepable=True,
     weights=Weights(learned_positions=True, tied=True),
 )

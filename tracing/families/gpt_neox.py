@@ -21,6 +21,8 @@ GPT_NEOX: Final = Adapter(
     out_proj="attention.dense",
     norm_mlp="post_attention_layernorm",
     mlp="mlp",
+    neurons="mlp.dense_4h_to_h",
+    walk="packed",
     residual="parallel",
     positional=("position_embeddings",),
     weights=Weights(qkv_bias="!attention_bias", out_bias="!attention_bias"),

@@ -20,6 +20,7 @@ MAMBA: Final = Adapter(
     blocks="backbone.layers",
     final_norm="backbone.norm_f",
     unembed="lm_head",
+    walk="rows",
     others=(("mixer_out", "mixer"),),
     defaults=(("num_attention_heads", 0), ("head_dim", 0), ("max_position_embeddings", 2**20)),
     sites=("embed", "resid_pre", "resid_post", "mixer_out", "logits"),

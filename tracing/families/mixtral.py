@@ -8,6 +8,7 @@ from tracing.families.mistral import MISTRAL
 MIXTRAL: Final = replace(
     MISTRAL,
     family="mixtral",
+    neurons="",
     weights=replace(MISTRAL.weights, experts="num_local_experts"),
     defaults=(("num_key_value_heads", 8), ("num_local_experts", 8)),
 )

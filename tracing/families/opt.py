@@ -26,6 +26,9 @@ OPT: Final = Adapter(
     out_proj="self_attn.out_proj",
     norm_mlp="final_layer_norm",
     mlp="fc2",
+    mlp_parts=("fc1", "activation_fn", "fc2"),
+    neurons="fc2",
+    walk="packed",
     flat=("resid_mid", "mlp_out"),
     weights=Weights(
         qkv_bias="!enable_bias", out_bias="!enable_bias", mlp_bias="!enable_bias",

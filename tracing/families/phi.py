@@ -20,6 +20,8 @@ PHI: Final = Adapter(
     **separate("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     out_proj="self_attn.dense",
     mlp="mlp",
+    neurons="mlp.fc2",
+    walk="packed",
     residual="parallel",
     positional=("position_embeddings",),
     weights=Weights(norms=1, unembed_bias=True),

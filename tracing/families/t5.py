@@ -27,6 +27,8 @@ ENCODER: Final = Adapter(
 T5: Final = replace(
     ENCODER,
     backbone="",
+    walk="rows",
+    neurons="layer.2.DenseReluDense.wo",
     embeddings=("decoder.embed_tokens",),
     blocks="decoder.block",
     final_norm="decoder.final_layer_norm",

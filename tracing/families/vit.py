@@ -23,6 +23,8 @@ VIT: Final = Adapter(
     out_proj="attention.o_proj",
     norm_mlp="layernorm_after",
     mlp="mlp",
+    neurons="mlp.fc2",
+    walk="rows",
     input_name="pixel_values",
 )
 
