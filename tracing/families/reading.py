@@ -120,10 +120,16 @@ def _taps(kinds: Mapping[str, Callable[[Tensor], None]]) -> Taps:
 
 
 def _keep(seen: Seen, key: tuple[str, int | None], steps: tuple[Step, ...], rows: int, value: Any) -> None:
-    for step in steps:
-        value = _step(value, step, rows)
+    value = follow(value, steps, rows)
     # Some blocks change what a module returned afterwards (Falcon adds attention's output to the MLP's).
     seen.sites[key] = value.clone()
+
+
+def follow(value: Any, steps: tuple[Step, ...], rows: int) -> Any:
+    """The part of a module's output (or of its `(args, kwargs)`) that the steps of a site lead to; `rows` a batch."""
+    for step in steps:
+        value = _step(value, step, rows)
+    return value
 
 
 def _step(value: Any, step: Step, rows: int) -> Any:

@@ -156,8 +156,8 @@ def _head_patches(
     model: LanguageModel, runs: GroupRuns, layer: int, batch: slice, heads: Tensor, positions: Tensor
 ) -> Tensor:
     """resid_post of a layer where token n has the source's z in head `heads[n]`, `[pair, token, d_model]`."""
-    z = runs.destination.sites["z"][layer][batch][:, positions]
-    other = runs.source.sites["z"][layer][batch][:, positions]
+    z = runs.destination.sites["z"][layer][batch][:, positions].flatten(2)
+    other = runs.source.sites["z"][layer][batch][:, positions].flatten(2)
     owner = torch.arange(z.shape[-1], device=z.device) // model.facts.d_head
     mixed = torch.where(heads[:, None] == owner[None, :], other, z)
     attn_out = model.block_modules[layer].get_submodule(model.adapter.out_proj)(mixed)
@@ -172,6 +172,7 @@ def _hooked_batch(
     site = plan.sites[tile.panel]
     ids = runs.destination_ids[batch].repeat_interleave(patches, 0)
     source = runs.source.sites[site][tile.layer][batch].repeat_interleave(patches, 0)
+    source = source.flatten(2)  # z has its heads apart
     if plan.per_head:
         index = torch.tensor(chunk.columns, device=model.device).repeat(chunk.hi - chunk.lo)
         final = run_hooked(model, ids, site, tile.layer, source, heads=index)

@@ -1,14 +1,20 @@
 """What of its unpatched runs a sweep keeps in memory until it ends, and how many bytes that is. Torch-free."""
 
-from collections.abc import Set
+from collections.abc import Collection, Set
 from dataclasses import dataclass
 from typing import Final
 
+from tracing.errors import SiteError
 from tracing.families import ModelFacts
+from tracing.families.adapter import Adapter
 from tracing.patching.plan import POSITION_SITES, Plan
 
 ITEM_BYTES: Final = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes of one number, by precision."""
+
+RESIDUALS: Final = frozenset({"resid_pre", "resid_post"})
+BEHIND_ATTENTION: Final = frozenset({"attn_out", "z", "pattern", "head_out"})
+"""Sites whose patch becomes one of attention's output."""
 
 REMEDY: Final = "Use fewer or shorter prompt pairs, fewer sites, or a smaller precision."
 
@@ -25,14 +31,64 @@ class Kept:
         """True where the residual streams between blocks are kept."""
         return bool({"resid_pre", "resid_post"} & self.sites)
 
-    def numbers(self, facts: ModelFacts) -> int:
-        """How many numbers a token takes."""
+    def numbers(self, facts: ModelFacts, tokens: int = 1) -> int:
+        """How many numbers a token takes, of a prompt of `tokens` tokens (patterns have one for each of them)."""
         found = (facts.n_layers + 1) * facts.d_model if self.residuals else 0
-        for site in self.sites - {"resid_pre", "resid_post"}:
-            found += facts.n_layers * (facts.n_heads * facts.d_head if site == "z" else facts.d_model)
+        found += sum(facts.n_layers * _width(facts, site, tokens) for site in self.sites - RESIDUALS)
         if self.key_values:
-            found += facts.n_layers * 2 * facts.n_kv_heads * facts.d_head
+            found += facts.n_layers * 2 * _cached_heads(facts) * facts.d_head
         return found
+
+
+def _width(facts: ModelFacts, site: str, tokens: int) -> int:
+    heads, key_values = facts.n_heads * facts.d_head, facts.n_kv_heads * facts.d_head
+    widths = {
+        "z": heads, "q": heads, "k": key_values, "v": key_values, "pattern": facts.n_heads * tokens,
+        "head_out": facts.n_heads * facts.d_model, "neurons": facts.d_mlp,
+    }  # fmt: skip
+    return widths.get(site, facts.d_model)
+
+
+def _cached_heads(facts: ModelFacts) -> int:
+    # Falcon's grouped layout hands its cache the key-value heads repeated over their query heads.
+    repeated = facts.family == "falcon" and facts.n_kv_heads > 1
+    return facts.n_heads if repeated else facts.n_kv_heads
+
+
+def kept_for(adapter: Adapter, sites: Collection[str]) -> tuple[Kept, Kept]:
+    """What patches of these sites read of the source's and of the destination's run (`tracing.patching.rows`).
+
+    Raises `SiteError` for a site that this family's blocks do not have, or that a sweep cannot patch.
+    """
+    for site in sites:
+        require_patchable(adapter, site)
+    source = {"resid_pre" if site == "resid_post" else site for site in sites}
+    destination = {"resid_pre"}
+    parallel, apart = adapter.residual == "parallel", "z" in adapter.sites
+    if apart and source & BEHIND_ATTENTION:
+        destination |= {"mlp_out"} if parallel else set()
+        destination |= {"z"} if source & (BEHIND_ATTENTION - {"attn_out"}) else set()
+    if apart and source & {"mlp_out", "neurons"}:
+        destination.add("attn_out" if parallel else "resid_mid")
+        destination |= {"neurons"} if "neurons" in source else set()
+    return Kept(frozenset(source)), Kept(frozenset(destination), key_values=adapter.walk == "packed")
+
+
+def require_patchable(adapter: Adapter, site: str) -> None:
+    """Raises `SiteError` where a sweep cannot patch the site in blocks of this family."""
+    if not adapter.walk:
+        raise SiteError(
+            f"Sweeps do not run on the family {adapter.family}: its adapter does not say how to walk its blocks.",
+            remedy='Give the adapter walk="rows", or patch in a trace.',
+            where={"family": adapter.family},
+        )
+    if site not in adapter.patchable:
+        reason = "a mixture of experts has none" if site == "neurons" else "its blocks have no such place"
+        raise SiteError(
+            f"The site {site} cannot be patched in the family {adapter.family}: {reason}.",
+            remedy=f"Sites: {', '.join(adapter.patchable)}.",
+            where={"family": adapter.family, "site": site},
+        )
 
 
 def kept_runs(plan: Plan) -> tuple[Kept, Kept]:

@@ -102,7 +102,7 @@ def _walk(
     for layer in range(first, len(blocks)):
         if layer in waiting:
             hidden, joined = torch.cat([hidden, waiting.pop(layer)]), joined + 1
-        arguments = _arguments(base, layer, layout, pairs, joined)
+        arguments = _arguments(model, base, layer, layout, pairs, joined)
         if last_token and layer == len(blocks) - 1:
             mid = hidden + _attention(model, blocks[layer], hidden, arguments)
             return positionwise(model, layer, mid[:, layout.last])
@@ -110,8 +110,11 @@ def _walk(
     return hidden[:, layout.last]
 
 
-def _arguments(base: Activations, layer: int, layout: Layout, pairs: slice, joined: int) -> dict[str, Any]:
-    positional = {name: _pick(value, layout.positions) for name, value in base.positional[layer].items()}
+def _arguments(
+    model: LanguageModel, base: Activations, layer: int, layout: Layout, pairs: slice, joined: int
+) -> dict[str, Any]:
+    given = base.arguments[layer]
+    positional = {name: _pick(given[name], layout.positions) for name in model.adapter.positional}
     keys, values = (kept[layer][pairs, :, : layout.prefix].repeat(joined, 1, 1, 1) for kept in (base.keys, base.values))
     return {**positional, "attention_mask": layout.mask, "past_key_values": PrefixCache(keys, values)}
 
