@@ -35,6 +35,8 @@ TAPPED = "patchbay_tapped"
 # Modules that ask whether flash attention was requested look for the word in the name.
 TAPPED_FLASH = "patchbay_tapped_flash"
 KINDS = ("q_rot", "k_rot", "v", "scores", "pattern")
+Scorer = Callable[[Tensor, Tensor], Tensor]
+"""Scores `[batch, head, query, key]` of queries and keys `[batch, head, position, d_head]`, key-value heads native."""
 EAGER_NAMES = (None, "eager")
 # Where attention modules keep the dropout of their pattern, if it is a module.
 DROPOUTS = ("attn_dropout", "attention_dropout", "dropout")
@@ -55,6 +57,10 @@ class Taps:
     pattern: its softmax, in the precision of the family's eager path (mostly float32, whatever the model's dtype), cast
     to the dtype of the values, before dropout.
 
+    `scorer` is called once a forward, after the visits of q, k and v, with a function that computes the scores of
+    other queries and keys in this forward's place: the family's own scaling, softcap, bias and mask go into them. It
+    may be called later, outside of the forward. Only modules of which `can_score` is true call it.
+
     Raises:
         SiteError: a kind does not exist.
     """
@@ -62,6 +68,7 @@ class Taps:
     visit: Callable[[str, Tensor], Tensor]
     reads: frozenset[str]
     writes: frozenset[str]
+    scorer: Callable[[Scorer], None] | None = None
 
     def __post_init__(self) -> None:
         if unknown := (self.reads | self.writes).difference(KINDS):
@@ -104,6 +111,12 @@ def tapped(root: nn.Module, taps: Mapping[nn.Module, Taps], *, eager: bool = Fal
     finally:
         state.active = outer
         take_away(keys)
+
+
+def can_score(module: nn.Module) -> bool:
+    """Whether a tapped module hands out a `Taps.scorer`: its attention goes through transformers' interface."""
+    seam = _seam(module)
+    return seam is not None and seam.way == "interface" and "config" in module.__dict__
 
 
 # -- how a module is tapped -------------------------------------------------------------------------------------------
@@ -197,7 +210,7 @@ def _check(root: nn.Module, module: nn.Module, taps: Taps, eager: bool) -> None:
             else "Read and write the inputs and outputs of its submodules instead.",
         )
     name = _implementation(module)
-    soft = (taps.reads | taps.writes) & SOFT
+    soft = (taps.reads | taps.writes) & SOFT or taps.scorer is not None
     if seam.way == "interface" and (soft or eager) and name not in (*EAGER_NAMES, "sdpa"):
         raise SiteError(
             f"{_where(root, module)} runs {name!r} attention, whose mask does not tell the scores and the pattern.",
@@ -256,13 +269,18 @@ def _interface(
     try:
         original = ALL_ATTENTION_FUNCTIONS.get_interface(name or "eager", seam.eager)
         query, key, value = job.show("q_rot", query), job.show("k_rot", key), job.show("v", value)
-        if not job.kinds & SOFT and not job.eager:
+        scorer = active.taps.get(module, NOTHING).scorer
+        if not job.kinds & SOFT and not job.eager and scorer is None:
             return original(module, query, key, value, attention_mask, **options)
         mask = attention_mask
         if name not in EAGER_NAMES:
             causal = options.get("is_causal")
             causal = getattr(module, "is_causal", True) if causal is None else causal
             mask = additive_mask(attention_mask, query, key, causal=causal)
+        if scorer is not None:
+            scorer(functools.partial(_scores, module, seam, value, mask, options))
+        if not job.kinds & SOFT and not job.eager:
+            return original(module, query, key, value, attention_mask, **options)
         if name in EAGER_NAMES or job.eager or job.written & SOFT:
             return _eager(module, seam, job, (query, key, value, mask), options)
         output = original(module, query, key, value, attention_mask, **options)
@@ -285,6 +303,28 @@ def _eager(
     _, key, value, _ = tensors
     with Watch(job, value.dtype, keys=key.shape[-2], dropout=dropout if job.eager else None, aside=aside):
         return function(module, *tensors, **options)
+
+
+def _scores(
+    module: nn.Module,
+    seam: _Seam,
+    value: Tensor,
+    mask: Tensor | None,
+    options: dict[str, Any],
+    query: Tensor,
+    key: Tensor,
+) -> Tensor:
+    """What the modeling file's eager attention hands to its softmax for these queries and keys."""
+    seen: list[Tensor] = []
+
+    def visit(_kind: str, tensor: Tensor) -> Tensor:
+        seen.append(tensor)
+        return tensor
+
+    job = Job(visit, frozenset({"scores"}), frozenset(), False, seam.code)
+    with suppress(Enough):
+        _eager(module, seam, job, (query, key, value, mask), options, aside=True)
+    return seen[0]
 
 
 @functools.cache
