@@ -68,6 +68,7 @@ def kept_for(adapter: Adapter, sites: Collection[str]) -> tuple[Kept, Kept]:
     if apart and source & BEHIND_ATTENTION:
         destination |= {"mlp_out"} if parallel else set()
         destination |= {"z"} if source & (BEHIND_ATTENTION - {"attn_out"}) else set()
+        destination |= {"v"} if "pattern" in source else set()
     if apart and source & {"mlp_out", "neurons"}:
         destination.add("attn_out" if parallel else "resid_mid")
         destination |= {"neurons"} if "neurons" in source else set()

@@ -68,10 +68,3 @@ def _then(model: LanguageModel, layer: int, value: Tensor, path: str, *passed: s
 
 def _part(model: LanguageModel, layer: int, path: str) -> nn.Module:
     return model.block_modules[layer].get_submodule(path)
-
-
-def input_weight(linear: nn.Module) -> Tensor:
-    """The weight of a linear map as `[input, output]`; a Conv1D keeps it so."""
-    weight = linear.weight
-    assert isinstance(weight, Tensor)
-    return weight.T if isinstance(linear, nn.Linear) else weight
