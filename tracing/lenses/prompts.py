@@ -67,7 +67,9 @@ def pairs_of(model: Pretrained, pairs: Any, *, needs_foil: str = "") -> tuple[To
     if all(isinstance(one, TokenizedPair) for one in given):
         found = tuple(cast("list[TokenizedPair]", given))
     elif all(isinstance(one, PromptPair) for one in given):
-        found = tuple(tokenize_all(given, _text_model(model).tokens, model.facts.max_positions))
+        found = tuple(
+            tokenize_all(cast("list[PromptPair]", given), _text_model(model).tokens, model.facts.max_positions)
+        )
     else:
         raise SpecError("The pairs are neither all texts nor all tokenized.", remedy="Pass PromptPair objects.")
     require_usable(found, needs_foil)
@@ -102,7 +104,8 @@ def texts_of(model: Pretrained, ids: Sequence[int]) -> list[str]:
     """The text of each id; the ids themselves where the model has no tokenizer."""
     if not has_tokenizer(model):
         return [str(one) for one in ids]
-    return _text_model(model).tokens.texts(list(ids))
+    found: list[str] = _text_model(model).tokens.texts(list(ids))
+    return found
 
 
 def batches(
@@ -213,7 +216,7 @@ def _prompt(
     name = model.adapter.input_name or "input_ids"
     inputs = {name: torch.tensor([ids])}
     if model.adapter.encoder is None:
-        mask = model.tokens.mask_id if has_tokenizer(model) else None  # type: ignore[attr-defined]
+        mask = _text_model(model).tokens.mask_id if has_tokenizer(model) else None
         answer = ids.index(mask) if mask in ids else None
         return Prompt(number, tokens or tuple(texts_of(model, ids)), inputs, answer)
     decoder = decoder or (int(getattr(model.config, "decoder_start_token_id", None) or 0),)
