@@ -80,8 +80,11 @@ class Step:
 class Maps:
     """Every pair's scores as they come in: NaN where a pair is not done, or has no such position."""
 
-    def __init__(self, maps: Sequence[Map], metric: Metric, options: Options, pairs: int, kind: Any) -> None:
+    def __init__(self, maps: Sequence[Map], metric: Metric, options: Options, pairs: int, dtype: torch.dtype) -> None:
         self.maps, self.metric, self.options = tuple(maps), metric, options
+        self.rounding = torch.finfo(dtype).eps ** 0.75
+        """Scores below this share of the baselines' difference are what rounding leaves of nothing."""
+        kind = np.float64 if dtype == torch.float64 else np.float32
         self.scores = {one.site: np.full((pairs, *one.shape), np.nan, kind) for one in maps}
         self.clean, self.corrupted = np.full(pairs, np.nan, kind), np.full(pairs, np.nan, kind)
 
@@ -110,11 +113,15 @@ class Maps:
     def warnings(self) -> Iterator[str]:
         """What a reader of the maps should know."""
         done = np.isfinite(self.clean)
-        if done.any() and all(not np.nan_to_num(scores[done]).any() for scores in self.scores.values()):
+        span = float(np.abs(self.clean[done] - self.corrupted[done]).mean()) if done.any() else 0.0
+        largest = max(
+            (float(np.nanmax(np.abs(scores[done]), initial=0.0)) for scores in self.scores.values()), default=0
+        )
+        if span and largest <= self.rounding * span:
             yield (
-                f"Every score is zero: {self.metric.facts.name} has no slope at the run that is patched "
-                f"({'corrupted' if self.options.direction == 'denoising' else 'clean'}), which says nothing of the "
-                "effects. Take another metric, such as logit_diff, or the other direction."
+                f"Every score is zero but for rounding: {self.metric.facts.name} has no slope at the run that is "
+                f"patched ({'corrupted' if self.options.direction == 'denoising' else 'clean'}), which says nothing of "
+                "the effects. Take another metric, such as logit_diff, or the other direction."
             )
         for name, values in (("clean", self.clean), ("corrupted", self.corrupted)):
             if not np.isfinite(values[done]).all():
@@ -148,8 +155,7 @@ def attribution_steps(
     maps = [
         map_of(site, over, model.facts, tokenized, layers=len(spots(model, site)), from_end=from_end) for site in sites
     ]
-    kind = np.float64 if model.dtype == torch.float64 else np.float32
-    kept = Maps(maps, measure, options, len(tokenized), kind)
+    kept = Maps(maps, measure, options, len(tokenized), model.dtype)
     run = _Run(model, request, measure, options, tokenized, partner, should_stop or (lambda: False))
     return _steps(run, kept, groups, batch)
 

@@ -92,7 +92,7 @@ def meeting(model: LanguageModel, kinds: Sequence[str]) -> list[Spot]:
 
 def down_projection(model: LanguageModel) -> str:
     """The module whose input are the MLP's neurons, from the block. Raises `SiteError` where there is none."""
-    path = str(getattr(model.adapter, "neurons", ""))
+    path = model.adapter.neurons
     if not path:
         raise SiteError(
             f"The family {model.adapter.family} has no single MLP whose neurons could be patched.",

@@ -5,10 +5,14 @@ Kramár et al. 2024 (arXiv 2403.00745), section 3.1.1. With a = softmax(s) of th
     query t:  Î = Σ_k (a'_{tk} − a_{tk}) g_{tk},   a' = softmax of the scores with only query t replaced
     key t:    Î = Σ_q Σ_k (a'^{(t)}_{qk} − a_{qk}) g_{qk},   a'^{(t)} = softmax with only key t replaced
 
-The key's formula as written takes T softmaxes over T² scores. Replacing one key changes one score of each row, so with
-δ = s' − s, e = expm1(δ) and ḡ_q = Σ_k a_{qk} g_{qk} it is, in one pass over the T² scores,
+The key's formula as written takes T softmaxes over T² scores. Replacing one key changes one score of each row, from
+s_{qt} to s'_{qt}, so the row's new attention to t is a logistic function of it, and the others keep their proportions:
 
-    Î = Σ_q a_{qt} e_{qt} (g_{qt} − ḡ_q) / (1 + a_{qt} e_{qt})
+    Î = Σ_q (p_{qt} − a_{qt}) (g_{qt} − ĝ_{qt}),   p_{qt} = σ(s'_{qt} − log Σ_{k≠t} exp s_{qk})
+
+where ĝ_{qt} is the mean of g over the other keys, by their attention. That is one pass over the T² scores. It equals
+Σ_q a e (g − ḡ) / (1 + a e) with e = exp(s' − s) − 1 and ḡ the mean over all keys, and keeps its digits where that
+divides by nothing: where a key that had all attention loses it.
 
 g comes from the gradient at the heads' outputs, g_{qk} = ⟨∂metric/∂z_q, v_k⟩, so attention never has to run its eager
 path. A key-value head is one key for all its query heads: its effect is the sum over them.
@@ -20,9 +24,6 @@ import torch
 from torch import Tensor
 
 from tracing.engines.attention import Scorer
-
-MOST = 80.0
-"""Exponents are cut here: e⁸⁰ times the smallest attention is above 1 by far, and float32 holds it."""
 
 
 @dataclass(slots=True)
@@ -46,26 +47,40 @@ class Changes:
     by_query: Tensor
     """a' − a, row by row."""
     by_key: Tensor
-    """a e / (1 + a e): the share by which a column's own attention moves towards it."""
+    """p − a: what each key's own attention gains where it is replaced alone."""
+    first: Tensor
+    """The key with the most attention of each query, `[batch, head, query, 1]`."""
+    without_first: Tensor
+    """The pattern of the other keys alone."""
 
 
 @torch.no_grad()
 def changes(heads: Heads) -> Changes:
     """The changes of the pattern that each replaced query and each replaced key makes."""
     before = _wide(heads.scorer(heads.query, heads.key))
+    after = _wide(heads.scorer(heads.query, heads.other_key))
+    pattern, first, without_first, by_key = key_changes(before, after)
+    by_query = _wide(heads.scorer(heads.other_query, heads.key)).softmax(-1) - pattern
+    return Changes(pattern, by_query, by_key, first, without_first)
+
+
+def key_changes(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The pattern, its first key, the pattern without that, and p − a, from scores before and after."""
     total = before.logsumexp(-1, keepdim=True)
     pattern = (before - total).exp()
-    by_query = _wide(heads.scorer(heads.other_query, heads.key)).softmax(-1) - pattern
-    return Changes(pattern, by_query, key_shares(before, _wide(heads.scorer(heads.query, heads.other_key))))
-
-
-def key_shares(before: Tensor, after: Tensor) -> Tensor:
-    """a e / (1 + a e) from scores before and after each key was replaced alone; 0 where a key is masked."""
-    total = before.logsumexp(-1, keepdim=True)
-    pattern, step = (before - total).exp(), after - before
-    # expm1 keeps the digits of small steps; of large ones the attention itself may have vanished, its score has not.
-    moved = torch.where(step < 1, pattern * torch.expm1(step), (after - total).clamp(max=MOST).exp() - pattern)
-    return moved / (1 + moved)
+    first = before.argmax(-1, keepdim=True)
+    others = before.scatter(-1, first, -torch.inf)
+    # Of all keys but the first, 1 − a is at least a half. Of the first it may be next to nothing: it is summed anew.
+    rest = (total + torch.log1p(-pattern.scatter(-1, first, 0.0))).scatter(
+        -1, first, others.logsumexp(-1, keepdim=True)
+    )
+    step, ratio = after - before, (rest - before).sigmoid()
+    small = torch.expm1(step)
+    # expm1 keeps the digits of small steps.
+    moved = torch.where(
+        step.abs() < 1, pattern * ratio * small / (1 + pattern * small), (after - rest).sigmoid() - pattern
+    )
+    return pattern, first, others.softmax(-1).nan_to_num(), moved.nan_to_num()
 
 
 @torch.no_grad()
@@ -79,8 +94,10 @@ def effects(heads: Heads, found: Changes, gradient: Tensor) -> tuple[Tensor, Ten
     values = heads.value.to(kind).repeat_interleave(groups, 1)
     through = torch.einsum("bqhd,bhkd->bhqk", gradient.to(kind), values)
     of_queries = (found.by_query * through).sum(-1)
-    mean = (found.pattern * through).sum(-1, keepdim=True)
-    of_keys = (found.by_key * (through - mean)).sum(-2)
+    weighted = found.pattern * through
+    others = (weighted.sum(-1, keepdim=True) - weighted) / (1 - found.pattern.scatter(-1, found.first, 0.0))
+    others = others.scatter(-1, found.first, (found.without_first * through).sum(-1, keepdim=True))
+    of_keys = (found.by_key * (through - others)).sum(-2)
     return of_queries.transpose(1, 2), of_keys.unflatten(1, (-1, groups)).sum(2).transpose(1, 2)
 
 
