@@ -20,6 +20,7 @@ from tracing.families.identities import output_weight
 from tracing.lenses.places import chosen
 from tracing.lenses.prompts import Batch, Prompt, batches, bidirectional, prompts_of
 from tracing.lenses.reading import observe
+from tracing.lenses.steps import Step, Steps, finish
 from tracing.models.pretrained import Pretrained
 from tracing.results import Attention
 
@@ -51,6 +52,25 @@ def attention_patterns(
     Raises `SiteError` for a model without attention that can be seen, `SpecError` for layers or heads that do not
     exist and for more numbers than 2^28, `PromptError` for prompts that cannot be read, `Stopped`.
     """
+    steps = attention_steps(
+        model, prompts, layers=layers, heads=heads, value_weighted=value_weighted, run=run, batch=batch,
+        should_stop=should_stop,
+    )  # fmt: skip
+    return finish(steps, progress)
+
+
+def attention_steps(
+    model: Pretrained,
+    prompts: Any,
+    *,
+    layers: Sequence[int] | None = None,
+    heads: Sequence[int] | None = None,
+    value_weighted: bool = True,
+    run: Literal["clean", "corrupted"] = "clean",
+    batch: int | Literal["auto"] = "auto",
+    should_stop: Callable[[], bool] | None = None,
+) -> Steps[list[Attention]]:
+    """`attention_patterns` step by step: the same arguments and errors, raised by the first step."""
     require_patterns(model)
     wanted = chosen(layers, model.facts.n_layers, "layer")
     rows = chosen(heads, model.facts.n_heads, "head")
@@ -70,8 +90,7 @@ def attention_patterns(
         for row, number in enumerate(one.numbers):
             own = {key: values[row] for key, values in planes.items()}
             found[number] = _result(model, read[number], own, wanted, rows, run)
-        if progress is not None:
-            progress(len(found), len(read))
+        yield Step(len(found), len(read))
     return [found[number] for number in range(len(read))]
 
 

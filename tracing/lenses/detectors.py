@@ -29,8 +29,9 @@ from tracing.errors import SiteError, SpecError, Stopped
 from tracing.events import Quantity
 from tracing.lenses.attention import require_patterns
 from tracing.lenses.places import heads_axis, layers_axis
-from tracing.lenses.prompts import Prompt, batches, has_tokenizer, prompts_of
+from tracing.lenses.prompts import batches, has_tokenizer, prompts_of
 from tracing.lenses.reading import observe
+from tracing.lenses.steps import Step, Steps, finish
 from tracing.models.pretrained import Pretrained
 from tracing.results import Grid
 
@@ -81,6 +82,27 @@ def detect_heads(
     Raises `SiteError` for a model whose attention cannot be seen or that reads no tokens, `SpecError` for sizes that
     do not fit the model and for an unknown kind or measure, `Stopped` once `should_stop()`.
     """
+    steps = detect_steps(
+        model, prompts, kinds=kinds, measure=measure, length=length, repeats=repeats, count=count, seed=seed,
+        batch=batch, should_stop=should_stop,
+    )  # fmt: skip
+    return finish(steps, progress)
+
+
+def detect_steps(
+    model: Pretrained,
+    prompts: Any = None,
+    *,
+    kinds: Sequence[Kind] = KINDS,
+    measure: Measure = "mean",
+    length: int = 25,
+    repeats: int = 2,
+    count: int = 32,
+    seed: int = 0,
+    batch: int | Literal["auto"] = "auto",
+    should_stop: Callable[[], bool] | None = None,
+) -> Steps[HeadDetection]:
+    """`detect_heads` step by step: the same arguments and errors, raised by the first step."""
     _check(model, kinds, measure)
     skip, random = 0, prompts is None
     if prompts is None:
@@ -88,6 +110,13 @@ def detect_heads(
         prompts = rows
     read = prompts_of(model, prompts)
     scores = {kind: np.full((len(read), model.facts.n_layers, model.facts.n_heads), np.nan) for kind in kinds}
+    facts: dict[str, Any] = {"measure": measure, "prompts": len(read), "tokens": "random" if random else "given"}
+    if random:
+        facts |= {"length": length, "repeats": repeats, "seed": seed, "skipped": skip}
+
+    def grids() -> tuple[Grid, ...]:
+        return tuple(_grid(model, kind, values, facts) for kind, values in scores.items())
+
     done = 0
     for one in batches(read, batch, model.device, TOKENS):
         if should_stop is not None and should_stop():
@@ -101,12 +130,8 @@ def detect_heads(
 
         observe(model, one.inputs, [("pattern", layer) for layer in range(model.facts.n_layers)], score)
         done += one.rows
-        if progress is not None:
-            progress(done, len(read))
-    facts: dict[str, Any] = {"measure": measure, "prompts": len(read), "tokens": "random" if random else "given"}
-    if random:
-        facts |= {"length": length, "repeats": repeats, "seed": seed, "skipped": skip}
-    return HeadDetection({kind: _grid(model, kind, values, read, facts) for kind, values in scores.items()})
+        yield Step(done, len(read), grids)
+    return HeadDetection({grid.name: grid for grid in grids()})
 
 
 def repeated_tokens(
@@ -196,7 +221,7 @@ def _check(model: Pretrained, kinds: Sequence[str], measure: str) -> None:
         )
 
 
-def _grid(model: Pretrained, kind: str, values: NDArray[Any], read: Sequence[Prompt], facts: dict[str, Any]) -> Grid:
+def _grid(model: Pretrained, kind: str, values: NDArray[Any], facts: dict[str, Any]) -> Grid:
     there = np.isfinite(values)
     count = there.sum(0)
     mean = np.divide(np.where(there, values, 0.0).sum(0), count, out=np.full(count.shape, np.nan), where=count > 0)

@@ -14,6 +14,7 @@ The metric is that of the logits before a softcap, where the model has one: tanh
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -28,6 +29,7 @@ from tracing.lenses.frozen import FrozenNorm
 from tracing.lenses.places import heads_axis, layers_axis
 from tracing.lenses.prompts import Batch, batches, pairs_of, position_in, prompts_of
 from tracing.lenses.readout import Readout
+from tracing.lenses.steps import Step, Steps, finish
 from tracing.lenses.writes import Part, parts_of, read_writes
 from tracing.metrics import Targets, get
 from tracing.models.pretrained import Pretrained
@@ -75,12 +77,14 @@ class _Tally:
                 self.every.setdefault(run, []).append((numbers, values))
 
     def mean(self, run: str) -> NDArray[Any]:
-        return np.asarray(self.total[run] / self.pairs)
+        found: NDArray[Any] = self.total[run] / self.pairs
+        return found
 
     def error(self, run: str) -> NDArray[Any]:
         """Standard error of the mean."""
         spread = np.maximum(self.squares[run] / self.pairs - np.square(self.mean(run)), 0.0)
-        return np.sqrt(spread / max(1, self.pairs - 1))
+        found: NDArray[Any] = np.sqrt(spread / max(1, self.pairs - 1))
+        return found
 
     def examples(self) -> dict[str, NDArray[Any]]:
         """`[pair, part]` by run, in the order of the pairs."""
@@ -116,6 +120,24 @@ def direct_logit_attribution(
     family has no such parts; `MetricError` for a metric that is not linear in the logits; `PromptError` for unusable
     pairs; `AdapterError` where contributions do not add up to the metric; `Stopped` once `should_stop()`.
     """
+    return finish(
+        direct_steps(model, pairs, metric, by=by, top=top, position=position, batch=batch, should_stop=should_stop),
+        progress,
+    )
+
+
+def direct_steps(
+    model: Pretrained,
+    pairs: Any,
+    metric: DirectMetric = "logit_diff",
+    *,
+    by: By = "head",
+    top: int = 20,
+    position: int | None = None,
+    batch: int | Literal["auto"] = "auto",
+    should_stop: Callable[[], bool] | None = None,
+) -> Steps[DirectAttribution]:
+    """`direct_logit_attribution` step by step: the same arguments and errors, raised by the first step."""
     if metric not in ("logit_diff", "logit"):
         raise MetricError(
             f"Contributions to {metric!r} do not add up: it is not linear in the logits.",
@@ -148,8 +170,7 @@ def direct_logit_attribution(
         found["difference"] = found["clean"] - found["corrupted"]
         tally.add(one.numbers, found)
         done += one.rows
-        if progress is not None:
-            progress(done, len(tokenized))
+        yield Step(done, len(tokenized), partial(_grids, model, tally, parts, by, metric, {"pairs": done}))
     _require_sum(model, readout.norm, worst)
     measured["difference"] = measured["clean"] - measured["corrupted"]
     facts = {
@@ -158,7 +179,8 @@ def direct_logit_attribution(
         **{f"{run}_after_softcap": float(capped[run].mean()) for run in capped if readout.cap},
     }  # fmt: skip
     bars = _bars(tally, parts, by, metric, top, facts)
-    return DirectAttribution(bars, _grid(model, tally, parts, by, metric, facts), tally.examples(), measured, worst)
+    grid = next(iter(_grids(model, tally, parts, by, metric, facts)), None)
+    return DirectAttribution(bars, grid, tally.examples(), measured, worst)
 
 
 def _readout(model: Pretrained) -> Readout:
@@ -284,12 +306,12 @@ def _top_neurons(
     return [*((names[n], [n]) for n in best), *left, *other, ("bias", [start])]
 
 
-def _grid(
+def _grids(
     model: Pretrained, tally: _Tally, parts: Sequence[Part], by: str, metric: str, facts: dict[str, Any]
-) -> Grid | None:
+) -> tuple[Grid, ...]:
     """Layer × head, or layer × sublayer."""
     if by == "neuron":
-        return None
+        return ()
     kinds = [kind for kind in dict.fromkeys(part.kind for part in parts) if kind not in ("embed", "bias")]
     columns = heads_axis(range(model.facts.n_heads))
     if by == "component":
@@ -305,7 +327,7 @@ def _grid(
             elif by == "component" and part.kind in kinds:
                 planes[run][part.layer, kinds.index(part.kind)] = tally.mean(run)[own][0]
     what = "head" if by == "head" else "sublayer"
-    return Grid(
+    found = Grid(
         name=f"direct_layer_{what}",
         title=f"Direct contribution to the {get(metric).facts.title.lower()}, by layer and {what}",
         rows=layers_axis(range(model.facts.n_layers)),
@@ -314,3 +336,4 @@ def _grid(
         planes=planes,
         facts=facts,
     )
+    return (found,)

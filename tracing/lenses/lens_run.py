@@ -259,11 +259,12 @@ class LensRun:
             found[key] = np.divide(total, count, out=np.full(count.shape, np.nan), where=count > 0)
         return found
 
-    def result(self) -> LogitLens:
-        """The grid and the tables."""
-        grid = None
-        if self.quantities:
-            grid = Grid(
+    def grids(self) -> tuple[Grid, ...]:
+        """The map, where it has a plane."""
+        if not self.quantities:
+            return ()
+        return (
+            Grid(
                 name="lens",
                 title=f"{'Tuned lens' if self.lens else 'Logit lens'} on {self.site}, by layer and position",
                 rows=self.rows,
@@ -273,8 +274,14 @@ class LensRun:
                 examples=self.values.get("raw"),
                 clean=self.final if "raw" in self.values else None,
                 facts=self.facts,
-            )
-        return LogitLens(grid, tuple(self._table(number) for number in self.tokens), self.error)
+            ),
+        )
+
+    def result(self) -> LogitLens:
+        """The grid and the tables."""
+        return LogitLens(
+            next(iter(self.grids()), None), tuple(self._table(number) for number in self.tokens), self.error
+        )
 
     def _table(self, number: int) -> TokenTable:
         prompt, (ids, values) = self.prompts[number], self.tokens[number]

@@ -23,6 +23,7 @@ from tracing.lenses.lens_run import LogitLens as LogitLens
 from tracing.lenses.places import Positions, chosen
 from tracing.lenses.prompts import Prompt, are_pairs, batches, pairs_of, position_in, prompts_of
 from tracing.lenses.readout import checked
+from tracing.lenses.steps import Step, Steps, finish
 from tracing.lenses.tuned import TunedLens
 from tracing.metric_facts import METRICS
 from tracing.metrics import Metric, get
@@ -66,17 +67,14 @@ def logit_lens(
     read or lack a foil, `MetricError` for an unknown metric, `ModelError` for a tuned lens of another model,
     `AdapterError` where the readout does not give the model's own logits, `Stopped` once `should_stop()`.
     """
-    reading = prepare_lens(
+    steps = lens_steps(
         model, prompts, metric, site=site, layers=layers, top=top, tables=tables, looks=looks, positions=positions,
-        at=at, run=run, lens=lens, batch=batch,
+        at=at, run=run, lens=lens, batch=batch, should_stop=should_stop,
     )  # fmt: skip
-    for done in reading.steps(should_stop or (lambda: False)):
-        if progress is not None:
-            progress(done, len(reading.prompts))
-    return reading.result()
+    return finish(steps, progress)
 
 
-def prepare_lens(
+def lens_steps(
     model: Pretrained,
     prompts: Any,
     metric: str | Callable[..., Any] | None = None,
@@ -91,8 +89,9 @@ def prepare_lens(
     run: Literal["clean", "corrupted"] = "clean",
     lens: TunedLens | None = None,
     batch: int | Literal["auto"] = "auto",
-) -> LensRun:
-    """A lens that is ready to be read, batch by batch; arguments and errors of `logit_lens`."""
+    should_stop: Callable[[], bool] | None = None,
+) -> Steps[LogitLens]:
+    """`logit_lens` step by step: the same arguments and errors, raised by the first step."""
     if site not in LENS_SITES:
         raise SpecError(f"The lens does not read {site!r}.", remedy=f"Sites: {', '.join(LENS_SITES)}.")
     model.adapter.site(site, 0, model.facts)
@@ -114,7 +113,7 @@ def prepare_lens(
     shape = rows, columns, top
     keys = ["raw" if look == "metric" else look for look in found]
     shown = chosen(tables, len(read), "prompt") if top else ()
-    return LensRun(
+    reading = LensRun(
         model=model, prompts=read, pairs=pairs, metric=measure, site=site, layers=wanted, top=top, shown=shown,
         looks=found, positions=positions, at=at, lens=lens, batch=batch, readout=readout, error=error,
         values={key: np.full((len(read), rows, columns), np.nan) for key in keys},
@@ -122,6 +121,9 @@ def prepare_lens(
         tokens={number: (np.zeros(shape, np.int64), np.full(shape, np.nan)) for number in shown},
         run=run, answers=tuple(_answer(model, prompt) for prompt in read),
     )  # fmt: skip
+    for done in reading.steps(should_stop or (lambda: False)):
+        yield Step(done, len(read), reading.grids)
+    return reading.result()
 
 
 def _answer(model: Pretrained, prompt: Prompt) -> int | None:

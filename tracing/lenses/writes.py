@@ -65,7 +65,7 @@ class Part:
         if self.kind == "bias":
             return (constant + (0.0 if bias is None else direction @ bias.double()))[:, None]
         products = flat * (direction @ weight.T)
-        return products.unflatten(1, value.shape[1:]).sum(-1) if value.dim() == 3 else products
+        return products.reshape(value.shape).sum(-1) if value.dim() == 3 else products
 
 
 def parts_of(model: Pretrained, by: str) -> list[Part]:
