@@ -9,61 +9,100 @@ Readers gather several gradients (integration steps) and are written out once. W
 b_k = mean over features of x̂_k·(W̃ᵀ g_k/σ_k), which is computed in head space.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tracing.circuits.layout import LETTERS, Layout
 from tracing.circuits.norms import Norm, wide
-from tracing.circuits.parts import Block, Projection
+from tracing.circuits.parts import Block
 from tracing.circuits.runs import Writes
 from tracing.circuits.taps import Gradients
+from tracing.errors import ModelError
+from tracing.families import ModelFacts
 from tracing.families.identities import output_weight
+from tracing.graph.heads import get_heads
 
 CHUNK_BYTES: Final = 2**25
 """How much the sources of one chunk may take, written out."""
+READY_BYTES: Final = {"cpu": 2**27, "cuda": 2**31}
+"""How much of W_Q, W_K and W_V may be kept ready; more is made anew for each chunk."""
 Tokens = slice | Tensor
 
 
 class Weights:
     """The model's weights as the contraction needs them: which norms, and W_Q, W_K, W_V a head."""
 
-    def __init__(self, blocks: Sequence[Block], layout: Layout, width: int, dtype: torch.dtype, device: torch.device):
-        self.blocks, self.layout, self.width, self.dtype, self.device = blocks, layout, width, dtype, device
+    def __init__(
+        self, blocks: Sequence[Block], layout: Layout, facts: ModelFacts, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        """Raises `ModelError` for weights that cannot be read head by head."""
+        self.blocks, self.layout, self.facts, self.dtype, self.device = blocks, layout, facts, dtype, device
+        self.width = facts.d_model
+        for projection in blocks[0].projections.values():
+            _require_readable(projection.module)
         self.sums = wide(dtype)
-        low = self.sums != dtype and device.type == "cuda"
+        low = self.sums != dtype and self.device.type == "cuda"
         self.work = dtype if low else self.sums
         """Low precision pays on a GPU, whose products sum in float32; elsewhere its products are slow or imprecise."""
-        self.norms = [Norm.of(block.norm_attn, width, dtype, device) for block in blocks]
-        self.shared = [Norm.of(block.shared_norm, width, dtype, device) for block in blocks]
-        self.post = [Norm.of(block.post_norm, width, dtype, device) for block in blocks]
+        self.norms, self.shared, self.post = (
+            [Norm.of(getattr(block, name), self.width, dtype, self.device) for block in blocks]
+            for name in ("norm_attn", "shared_norm", "post_norm")
+        )
+        readers = facts.n_heads + 2 * facts.n_kv_heads
+        size = len(blocks) * readers * facts.d_head * self.width * self.work.itemsize
+        self._ready: dict[int, Tensor] | None = {} if size <= READY_BYTES.get(self.device.type, 0) else None
 
     def reading(self, layer: int) -> Tensor:
         """W_Q, W_K and W_V of a layer's readers with the norm's γ and centring, `[reader, d_head, d_model]`."""
-        block = self.blocks[layer]
-        rows = [_rows(block.projections[letter]).to(self.sums) for letter in LETTERS]
-        return self.norms[layer].folded(torch.cat(rows))
+        if self._ready is not None and layer in self._ready:
+            return self._ready[layer]
+        parts = [self._columns(layer, letter).permute(1, 2, 0) for letter in LETTERS]
+        found = self.norms[layer].folded(torch.cat(parts).to(self.sums)).to(self.work)
+        if self._ready is not None:
+            self._ready[layer] = found
+        return found
 
-    def writing(self, layer: int, heads: int) -> Tensor:
+    def read(self, layer: int, x: Tensor) -> Tensor:
+        """q, k and v of vectors `[token, d_model]` behind the norm's x̂, without any bias: `[token, reader, d_head]`."""
+        gain = self.norms[layer].gain
+        x = x if gain is None else x * gain
+        modules = {self.blocks[layer].projections[letter].module: None for letter in LETTERS}
+        found = {module: x @ output_weight(module).detach().to(x.dtype) for module in modules}
+        return self.heads(layer, found)
+
+    def writing(self, layer: int) -> Tensor:
         """W_O, `[head, d_head, d_model]`."""
         weight = output_weight(self.blocks[layer].out_proj).detach()
-        return weight.reshape(heads, -1, self.width)
+        return weight.reshape(self.facts.n_heads, -1, self.width)
 
-    def head_gradients(self, layer: int, projected: dict[object, Tensor]) -> Tensor:
-        """Gradients of a layer's q, k and v, `[token, reader, d_head]`."""
-        parts = []
-        for letter in LETTERS:
-            projection = self.blocks[layer].projections[letter]
-            parts.append(projected[projection.module].flatten(0, 1)[:, projection.columns])
-        return torch.cat(parts, 1)
+    def heads(self, layer: int, projected: Mapping[nn.Module, Tensor]) -> Tensor:
+        """A layer's q, k and v of what its projections gave, `[token, width]` each: `[token, reader, d_head]`."""
+        block = self.blocks[layer]
+        return torch.cat([self._split(projected[block.projections[one].module], block, one) for one in LETTERS], 1)
+
+    def _columns(self, layer: int, letter: str) -> Tensor:
+        """The weight of q, k or v as `[d_model, head, d_head]`, a view."""
+        block = self.blocks[layer]
+        return self._split(output_weight(block.projections[letter].module).detach(), block, letter)
+
+    def _split(self, values: Tensor, block: Block, letter: str) -> Tensor:
+        facts = self.facts
+        for step in getattr(block.adapter, letter).steps(facts.n_heads, facts.n_kv_heads, facts.d_head):
+            values = values[step[1]] if step[0] == "index" else get_heads(values, step)
+        return values
 
 
-def _rows(projection: Projection) -> Tensor:
-    """The weight of one of q, k, v as `[head, d_head, d_model]`."""
-    return output_weight(projection.module).detach().T[projection.columns]
+def _require_readable(module: nn.Module) -> None:
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, Tensor) or not weight.is_floating_point() or weight.dim() != 2:
+        raise ModelError(
+            f"The weight of a query, key or value projection ({type(module).__name__}) cannot be read head by head.",
+            remedy="Load the model without quantisation or adapters around its projections.",
+        )
 
 
 @dataclass(slots=True)
@@ -107,7 +146,7 @@ class Sources:
 
     def _write_heads(self, out: Tensor, layer: int, tokens: Tokens) -> None:
         z = self.z[layer][tokens].transpose(0, 1).to(out.dtype)
-        weight = self.weights.writing(layer, z.shape[0]).to(out.dtype)
+        weight = self.weights.writing(layer).to(out.dtype)
         if not self.before_norm:
             torch.bmm(z, weight, out=out)
             return
@@ -149,8 +188,8 @@ class Readers:
         weights = self.weights
         for layer in range(first, weights.layout.n_layers):
             x = seen.attn_in[layer].flatten(0, 1)
-            g = weights.head_gradients(layer, seen.projected[layer])  # type: ignore[arg-type]
-            self._add_heads(layer, x, g.to(weights.sums))
+            projected = {module: g.flatten(0, 1) for module, g in seen.projected[layer].items()}
+            self._add_heads(layer, x, weights.heads(layer, projected).to(weights.sums))
             mlp = seen.mlp[layer].flatten(0, 1)
             self.mlp[layer] = _plus(self.mlp[layer], weights.shared[layer].pull(x, mlp).to(weights.sums))
         self.final = _plus(self.final, seen.final.flatten(0, 1).to(weights.sums))
@@ -163,17 +202,13 @@ class Readers:
         if norm.kind != "none":
             unit, inverse = norm.unit(x)
             g = g * inverse[..., None]
-            weight = self.weights.reading(layer)
-            along = (unit @ weight.flatten(0, 1).T).view(g.shape)
             mine.units.append(unit.to(self.weights.work))
-            mine.means.append((g * along).sum(-1) / self.weights.width)
+            mine.means.append((g * self.weights.read(layer, unit)).sum(-1) / self.weights.width)
         mine.sum = _plus(mine.sum, g)
 
-    def written(self, layer: int, tokens: Tokens, weight: Tensor) -> Tensor:
-        """A layer's q, k and v readers, its MLP and, of the last layer, the logits: `[reader, token, d_model]`.
-
-        `weight` is `Weights.reading(layer)` in the precision of the products.
-        """
+    def written(self, layer: int, tokens: Tokens) -> Tensor:
+        """A layer's q, k and v readers, its MLP and, of the last layer, the logits: `[reader, token, d_model]`."""
+        weight = self.weights.reading(layer)
         more = [self.mlp[layer]]
         if layer == self.weights.layout.n_layers - 1:
             more.append(self.final)
@@ -229,7 +264,7 @@ def contract(sources: Sources, readers: Readers, tokens: Tokens, *, rows: slice 
             if stop <= rows.start:
                 continue
             columns = slice(layout.reads(layer, "qkv").start, layout.mlp_reads(layer) + 1 + last)
-            read = readers.written(layer, chunk, weights.reading(layer).to(weights.work)).flatten(1)
+            read = readers.written(layer, chunk).flatten(1)
             out[rows.start : stop, columns] += _product(written[: stop - rows.start], read, weights)
     return out * torch.from_numpy(layout.real).to(out)
 

@@ -97,7 +97,7 @@ class Work:
         model = self.model
         self.layout = Layout.of(model.facts, model.adapter)
         self.blocks = blocks_of(model)
-        self.weights = Weights(self.blocks, self.layout, model.facts.d_model, model.dtype, model.device)
+        self.weights = Weights(self.blocks, self.layout, model.facts, model.dtype, model.device)
 
     def ids(self, members: Sequence[TokenizedPair], *, clean: bool) -> Tensor:
         """`[pair, T]`"""
