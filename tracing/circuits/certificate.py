@@ -67,7 +67,7 @@ def certify(
     )  # fmt: skip
     if scores is None or scores.readers != made.layout.readers or scores.sources != made.layout.sources:
         raise SpecError(
-            "The scores are not of this model's edges.", remedy="Pass scores=attribute_edges(model, pairs, metric)."
+            "The scores are not of this model's edges.", remedy="Pass the result of edge_attribution on this model."
         )
     if sample < 2:
         raise SpecError(f"A sample of {sample} edges has no correlation.", remedy="Use 2 or more; 64 is usual.")

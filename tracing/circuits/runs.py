@@ -97,8 +97,8 @@ class Part:
     targets: Targets
     clean_final: Tensor
     """The clean run's final residual stream, `[pair, T, d_model]`."""
-    other_final: Tensor | None
-    """That of the pair's other prompt, where it was run."""
+    other_final: Tensor
+    """That of the pair's other prompt."""
 
 
 def parts(
