@@ -6,52 +6,41 @@ taken before the ratio. Source: Zhang & Nanda 2023 (arXiv 2309.16042); Wang et a
 """
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from tracing.errors import SiteError, Stopped
-from tracing.experiments.events import Event, Log, PanelOpened, Progress, Tile
+from tracing.errors import PromptError, SiteError, Stopped
+from tracing.events import Event, Log, PanelOpened, Progress, Tile
+from tracing.experiments.activation_patching_help import HELP
 from tracing.experiments.registry import Cost, Method, MethodSpec, ModelFacts, PromptFacts, RunContext, register
-from tracing.families.facts import require_sweepable, sites_of_family
+from tracing.families.facts import sites_of_family
 from tracing.metric_facts import metric_facts
+from tracing.patching.cells import AXES, SITES, cells_of
 from tracing.patching.footprint import ITEM_BYTES, kept_bytes
-from tracing.patching.plan import Lengths, Plan, make_plan
+from tracing.patching.packing import Region, make_plan
+from tracing.patching.plan import Lengths, Plan
+from tracing.patching.sources import Interchange, Mean, Noise, Resample, Source, Zero
 from tracing.prompts import PromptPair, require_for_metric
 
 if TYPE_CHECKING:
     from tracing.models import LanguageModel
     from tracing.patching.sweeps import Sweep
 
-Site = Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z"]
-Over = Literal["layer_position", "layer_head"]
+Site = Literal[
+    "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "q", "k", "v", "pattern", "head_out", "neurons",
+    "mixer_out", "cross_out",
+]  # fmt: skip
+Over = Literal[
+    "layer_position", "layer_head", "layer_head_position", "layer_span", "layer_head_span", "layer_neuron", "layer",
+    "head_position", "example_layer", "example_layer_position", "example_layer_head",
+]  # fmt: skip
 Direction = Literal["denoising", "noising"]
 MetricName = Literal["logit_diff", "logit", "prob", "prob_diff", "log_prob", "rank", "kl_divergence", "accuracy"]
 DType = Literal["float32", "float64", "bfloat16"]
+SourceName = Literal["interchange", "zero", "mean", "resample", "noise"]
 
-HELP = """\
-Two runs of the model: a clean prompt with the behaviour, a corrupted one without it. One activation of the one is put
-into the other, alone, and the metric is read at the last position. One cell of the map is one such place.
-
-recovery = (patched − corrupted) / (clean − corrupted)
-
-Means over the prompt pairs are taken before the ratio. With denoising (clean into corrupted) 1 means that this place
-alone brings the clean answer back, 0 that it changes nothing: it finds what is enough. With noising (corrupted into
-clean) 0 means that the answer is lost: it finds what is needed.
-
-When not to trust it:
-
-- Clean and corrupted hardly differ in the metric. The ratio then divides by almost nothing: look at the baselines.
-- Several places carry the same information. Noising one of them shows little, since the others stand in for it.
-- Several places are needed together. Denoising one of them shows little; no cell shows a joint effect.
-- The pairs are not parallel. A column is a position, so tokens that play different roles there are averaged.
-- The corruption changes more than the question. The map then shows everything that differs, not only the answer.
-- The metric saturates. Probabilities near 0 or 1 hide effects; the logit difference does not, but it cannot see what
-  raises answer and foil alike.
-
-Sources: Wang et al. 2022 (arXiv 2211.00593); Zhang & Nanda 2023 (arXiv 2309.16042); Heimersheim & Nanda 2024
-(arXiv 2404.15255).
-"""
+ADVANCED: Final[dict[str, Any]] = {"advanced": True}
 
 
 class ActivationPatchingSpec(MethodSpec):
@@ -63,67 +52,162 @@ class ActivationPatchingSpec(MethodSpec):
     over: Over = Field(
         default="layer_position",
         title="Map axes",
-        description="Layer × position patches a site at one token; layer × head patches one head's z at every token.",
+        description="What the cells of the map are; the last one is its columns. What is no axis is patched together: "
+        "layer × head patches one head at every token, layer × position all heads at one token.",
     )
     direction: Direction = Field(
         default="denoising",
         title="Direction",
         description="Denoising puts clean activations into the corrupted run; noising the reverse.",
     )
+    source: SourceName = Field(
+        default="interchange",
+        title="What is put in",
+        description="The other run's activation; or, in its place, zeros, a mean over the prompts, another prompt's "
+        "activation drawn at random, or the run's own activation with noise.",
+    )
     metric: MetricName = Field(
         default="logit_diff", title="Metric", description="Read at the last position of each prompt."
+    )
+    layers: tuple[int, ...] = Field(
+        default=(),
+        title="Layers",
+        description="Only these layers; empty means all. Where the map has no layer axis, they are patched at once.",
+        json_schema_extra=ADVANCED,
+    )
+    heads: tuple[int, ...] = Field(
+        default=(),
+        title="Heads",
+        description="Only these heads; where the map has no head axis, they are patched together. Empty means all.",
+        json_schema_extra=ADVANCED,
+    )
+    region: tuple[int, int, int, int] | None = Field(
+        default=None,
+        title="First",
+        description="First and last layer, first and last column of the part of the map that is computed first.",
+        json_schema_extra=ADVANCED,
+    )
+    mean_over: Literal["position", "span", "all"] = Field(
+        default="position",
+        title="Mean over",
+        description="Of a mean: each position alone, each named span, or all tokens.",
+        json_schema_extra=ADVANCED,
+    )
+    noise_scale: float = Field(
+        default=3.0,
+        gt=0,
+        le=100,
+        title="Noise scale",
+        description="Of noise: its width in standard deviations of the site's activations in that layer.",
+        json_schema_extra=ADVANCED,
     )
     positions: Literal["start", "end"] = Field(
         default="end",
         title="Count positions from",
         description="How prompts of different lengths line up in one map.",
-        json_schema_extra={"advanced": True},
+        json_schema_extra=ADVANCED,
     )
-    dtype: DType = Field(default="float32", title="Precision", json_schema_extra={"advanced": True})
+    dtype: DType = Field(default="float32", title="Precision", json_schema_extra=ADVANCED)
     batch_rows: int | None = Field(
         default=None,
         ge=1,
         le=65536,
         title="Rows a batch",
         description="Patched prompts that run together; empty lets the planner fill its memory budget.",
-        json_schema_extra={"advanced": True},
+        json_schema_extra=ADVANCED,
     )
 
     @model_validator(mode="after")
     def _sites_have_the_axes(self) -> Self:
         if len(set(self.sites)) != len(self.sites):
             raise ValueError("A site is named twice in `sites`.")
-        if self.over == "layer_head" and self.sites != ("z",):
-            headless = ", ".join(site for site in self.sites if site != "z")
-            raise ValueError(f"A layer × head map needs the site z; {headless} has no head axis.")
+        units = {site: SITES[site].unit for site in self.sites}
+        headless = ", ".join(site for site, unit in units.items() if unit not in ("head", "kv_head"))
+        if ("head" in self.axes or self.heads) and headless:
+            raise ValueError(f"A map with heads needs sites that have heads, such as z; {headless} has no head axis.")
+        other = ", ".join(site for site, unit in units.items() if unit != "neuron")
+        if "neuron" in self.axes and other:
+            raise ValueError(f"A map of neurons needs the site neurons; {other} has no neuron axis.")
+        if "layer" not in self.axes and not self.layers:
+            raise ValueError("A map without a layer axis needs `layers`: those that are patched at once.")
+        if "pattern" in self.sites and (
+            self.source == "noise" or (self.source == "mean" and self.mean_over != "position")
+        ):
+            raise ValueError("A pattern can be replaced by an interchange, zeros, a mean over positions or a resample.")
+        for name, numbers in (("layers", self.layers), ("heads", self.heads)):
+            if len(set(numbers)) != len(numbers):
+                raise ValueError(f"A number is named twice in `{name}`.")
         return self
 
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The axes of the map, by the names that `sweep` takes."""
+        return tuple(axis for axis in AXES if axis in self.over.split("_"))
+
+    @property
+    def first(self) -> Region | None:
+        """The region as layers × columns."""
+        if self.region is None:
+            return None
+        top, bottom, left, right = self.region
+        return range(top, bottom + 1), range(left, right + 1)
+
+    @property
+    def put_in(self) -> Source:
+        """The source, as `sweep` takes it."""
+        made: dict[str, Source] = {
+            "interchange": Interchange(),
+            "zero": Zero(),
+            "mean": Mean(self.mean_over),
+            "resample": Resample(self.seed),
+            "noise": Noise(self.noise_scale, self.seed),
+        }
+        return made[self.source]
+
     def check_model(self, facts: ModelFacts) -> None:
-        """Raises `SiteError` where sweeps do not run on the model's family, or its blocks have no such site."""
-        require_sweepable(facts.family)
+        """Raises `SiteError` where the model's family cannot be swept, or has no such site, layer or head."""
         known = sites_of_family(facts.family)
         for site in self.sites:
-            if site not in known:
+            if site not in known and site != "neurons":
                 raise SiteError(
                     f"The family {facts.family} has no site {site}.", remedy=f"Its sites: {', '.join(known)}."
                 )
+        cells_of(facts, self.sites, self.axes, layers=self.layers or None, heads=self.heads or None)
 
     def check_pairs(self, pairs: Sequence[PromptPair]) -> None:
-        """Raises `PromptError` where the metric compares with a foil and a pair has none."""
+        """Raises `PromptError` where a pair lacks the foil that the metric needs, or the spans that the axes need."""
         require_for_metric(pairs, self.metric)
+        wanted = "span" in self.axes or (self.source == "mean" and self.mean_over == "span")
+        for number, pair in enumerate(pairs, start=1):
+            if wanted and not pair.spans:
+                raise PromptError(
+                    f"Pair {number}: it has no named spans.",
+                    remedy='Name them in each pair, as in "spans": {"subject": "Mary", "END": -1}.',
+                    where={"pair": number, "field": "spans"},
+                )
 
 
 def plan_of(spec: ActivationPatchingSpec, model: ModelFacts, prompts: PromptFacts) -> Plan:
     """The plan of a sweep from sizes alone, as the run will make it from the tokens."""
     firsts = prompts.first_differences or (0,) * prompts.pairs
+    # Where spans lie is not known before the prompts are tokenised: two of them, halfway and at the end, stand for all.
+    guess = (("a", 0, 1), ("b", -1, 0)) if "span" in spec.axes else ()
     return make_plan(
         model,
         [
-            Lengths(length, tuple(t >= first for t in range(length)))
+            Lengths(
+                length,
+                tuple(t >= first for t in range(length)),
+                spans=tuple((name, (place % length), place % length + 1) for name, place, _ in guess),
+            )
             for length, first in zip(prompts.lengths, firsts, strict=True)
         ],
         sites=spec.sites,
-        per_head=spec.over == "layer_head",
+        over=spec.axes,
+        layers=spec.layers or None,
+        heads=spec.heads or None,
+        source=spec.source,
+        first=spec.first,
         from_end=spec.positions == "end",
         batch_rows=spec.batch_rows,
         targets_only=metric_facts(spec.metric).targets_only,
@@ -137,32 +221,54 @@ def cost(spec: ActivationPatchingSpec, model: ModelFacts, prompts: PromptFacts) 
     """
     plan = plan_of(spec, model, prompts)
     size = kept_bytes(plan, ITEM_BYTES[spec.dtype])
-    return Cost(cells=plan.cells, flops=plan.flops, naive_flops=plan.naive_flops, bytes=size, launches=_launches(plan))
+    return Cost(cells=plan.cells, flops=plan.flops, naive_flops=plan.naive_flops, bytes=size, launches=plan.block_runs)
 
 
-def _launches(plan: Plan) -> int:
-    """Blocks executed: both baselines of each group, and each bundle's batches from its first boundary on."""
-    layers = plan.facts.n_layers
-    walks = sum((layers - bundle[0].boundary) * len(bundle[0].chunks) for bundle in plan.bundles)
-    return 2 * layers * len(plan.groups) + walks
+def options(spec: ActivationPatchingSpec) -> dict[str, Any]:
+    """The keyword arguments of `sweep` that a spec means, in order."""
+    found: dict[str, Any] = {
+        "metric": spec.metric,
+        "sites": spec.sites,
+        "over": spec.axes,
+        "direction": spec.direction,
+        "source": spec.put_in,
+        "positions": spec.positions,
+        "layers": spec.layers or None,
+        "heads": spec.heads or None,
+        "batch": spec.batch_rows or "auto",
+    }
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def call(spec: ActivationPatchingSpec) -> str:
     """The sweep as Python lines that bind `results`, a grid a site."""
-    over = ("layer", "head") if spec.over == "layer_head" else ("layer", "position")
+    given = {**options(spec), "source": _source_text(spec.put_in)}
+    lines = [f"    {name}={value if name == 'source' else repr(value)}," for name, value in given.items()]
+    name = type(spec.put_in).__name__
     return (
-        "from tracing.patching import sweep\n\n"
-        "results = sweep(\n"
-        "    model,\n"
-        "    pairs,\n"
-        f"    {spec.metric!r},\n"
-        f"    {spec.sites!r},\n"
-        f"    {over!r},\n"
-        f"    {spec.direction!r},\n"
-        f"    positions={spec.positions!r},\n"
-        f"    batch={spec.batch_rows or 'auto'!r},\n"
-        ")\n"
+        "\n".join(
+            [
+                f"from tracing.patching import {name}, sweep",
+                "",
+                "results = sweep(",
+                "    model,",
+                "    pairs,",
+                *lines,
+                ")",
+            ]
+        )
+        + "\n"
     )
+
+
+def _source_text(source: Source) -> str:
+    if isinstance(source, Mean):
+        return f"Mean({source.over!r})"
+    if isinstance(source, Resample):
+        return f"Resample({source.seed})"
+    if isinstance(source, Noise):
+        return f"Noise({source.scale!r}, {source.seed})"
+    return f"{type(source).__name__}()"
 
 
 def run(
@@ -177,17 +283,7 @@ def run(
 
     yield Progress(0, 0, "baselines", "Running clean and corrupted prompts")
     try:
-        sweep = prepare(
-            model,
-            pairs,
-            spec.metric,
-            spec.sites,
-            ("layer", "head") if spec.over == "layer_head" else ("layer", "position"),
-            spec.direction,
-            positions=spec.positions,
-            batch=spec.batch_rows or "auto",
-            should_stop=context.should_stop,
-        )
+        sweep = prepare(model, pairs, **options(spec), first=spec.first, should_stop=context.should_stop)
     except Stopped:
         return
     yield Log("info", sweep.plan.explain())
@@ -240,7 +336,7 @@ register(
     Method(
         name="activation_patching",
         title="Activation patching",
-        summary="Which layer, position or head carries the information that decides the answer.",
+        summary="Which layer, position, head or neuron carries the information that decides the answer.",
         help=HELP,
         group="patching",
         spec=ActivationPatchingSpec,

@@ -1,4 +1,4 @@
-"""Exact activation patching: sweeps over layer × position and layer × head.
+"""Exact activation patching: sweeps over any axes of layer, head, position, neuron, span and prompt pair.
 
 `sweep(model, pairs)` gives a `Grid`; `prepare` and `tiles` give the same piece by piece. The plan (`make_plan`,
 `Optimise`) is plain arithmetic, so importing this package does not load torch; using a sweep does.
@@ -7,12 +7,30 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from tracing.patching.plan import Optimise, Plan, make_plan
+from tracing.patching.packing import make_plan
+from tracing.patching.plan import Optimise, Plan
+from tracing.patching.sources import Interchange, Mean, Noise, Resample, Zero
 
 if TYPE_CHECKING:
+    from tracing.patching.inputs import ImagePair
     from tracing.patching.sweeps import Sweep, grids, prepare, sweep, tiles
 
-__all__ = ["Optimise", "Plan", "Sweep", "grids", "make_plan", "prepare", "sweep", "tiles"]
+__all__ = [
+    "ImagePair",
+    "Interchange",
+    "Mean",
+    "Noise",
+    "Optimise",
+    "Plan",
+    "Resample",
+    "Sweep",
+    "Zero",
+    "grids",
+    "make_plan",
+    "prepare",
+    "sweep",
+    "tiles",
+]
 
 
 def __getattr__(name: str) -> Any:

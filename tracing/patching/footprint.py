@@ -1,13 +1,13 @@
 """What of its unpatched runs a sweep keeps in memory until it ends, and how many bytes that is. Torch-free."""
 
 from collections.abc import Collection, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from tracing.errors import SiteError
 from tracing.families import ModelFacts
 from tracing.families.adapter import Adapter
-from tracing.patching.plan import POSITION_SITES, Plan
+from tracing.patching.plan import Plan
 
 ITEM_BYTES: Final = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes of one number, by precision."""
@@ -94,15 +94,15 @@ def require_patchable(adapter: Adapter, site: str) -> None:
 
 def kept_runs(plan: Plan) -> tuple[Kept, Kept]:
     """What the plan's batches read of the source's and of the destination's run."""
-    if not plan.optimise.suffix:
-        return Kept(frozenset(plan.sites)), Kept()
-    if plan.per_head:
-        return Kept(frozenset({"z"})), Kept(frozenset({"z", "resid_pre"}), key_values=True)
-    kinds = {POSITION_SITES[site][0] for site in plan.sites}
-    read = (("resid", "resid_pre"), ("attn", "attn_out"), ("mlp", "mlp_out"))
-    source = frozenset(site for kind, site in read if kind in kinds)
-    middle = {"resid_mid"} if "mlp" in kinds else set()
-    return Kept(source), Kept(frozenset({"resid_pre", *middle}), key_values=True)
+    sites = frozenset("resid_pre" if site == "resid_post" else site for site in plan.sites)
+    if plan.walk == "hooks":
+        of_source, of_destination = Kept(frozenset(plan.sites)), Kept()
+    else:
+        of_source, of_destination = kept_for(plan.adapter, plan.sites)
+    if (plan.axes.heads is not None and not plan.per_head) or plan.source == "noise":
+        # What is put in is made of the destination's own activations.
+        of_destination = replace(of_destination, sites=of_destination.sites | sites | frozenset(plan.sites))
+    return of_source if plan.source in ("interchange", "resample") else Kept(), of_destination
 
 
 def kept_bytes(plan: Plan, item_bytes: int) -> int:
@@ -110,10 +110,17 @@ def kept_bytes(plan: Plan, item_bytes: int) -> int:
 
     The model's weights, and what one batch needs while it runs, come on top.
     """
-    tokens = sum(group.length * len(group.pairs) for group in plan.groups)
-    activations = tokens * sum(kept.numbers(plan.facts) for kept in kept_runs(plan)) * item_bytes
+    of_source, of_destination = kept_runs(plan)
+    put_in = of_source
+    if plan.source == "noise":
+        put_in = Kept(frozenset(plan.sites))
+    numbers = sum(
+        len(group.pairs) * group.length * kept.numbers(plan.facts, group.length)
+        for group in plan.groups
+        for kept in (put_in, of_destination)
+    )
     finals = plan.pairs * plan.facts.d_model * item_bytes
-    return activations + finals + plan.pairs * plan.cells * max(4, item_bytes)
+    return numbers * item_bytes + finals + plan.pairs * plan.cells * max(4, item_bytes)
 
 
 def too_large(size: int, limit: int, pairs: int, longest: int, place: str) -> str:

@@ -1,0 +1,401 @@
+"""Cuts a sweep into tiles, bundles and batches; `make_plan` is where a plan comes from. Torch-free.
+
+The order of tiles is coarse first (every fourth layer, those halfway between, the rest), and what a reader marked
+(`first`) before everything else. The cut never depends on that order.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from tracing.errors import SpecError
+from tracing.families.adapter import Adapter
+from tracing.families.facts import ModelFacts
+from tracing.families.registry import adapter_of
+from tracing.patching.cells import Cells, Slot, cells_of, site_of
+from tracing.patching.flops import BlockFlops
+from tracing.patching.plan import (
+    LOGITS_A_BATCH,
+    MOST_TILES,
+    TILE_FLOPS,
+    TOKENS_A_BATCH,
+    Chunk,
+    Group,
+    Lengths,
+    Optimise,
+    Plan,
+    PlannedTile,
+    groups_of,
+)
+
+Region = tuple[Collection[int] | None, Collection[int] | None]
+"""Layers × columns of a map; None means all of them."""
+
+CAUSAL_ROWS: Final = ("mamba",)
+"""Families whose rows run whole, although a position never sees later ones."""
+
+
+def make_plan(
+    facts: ModelFacts,
+    pairs: Sequence[Lengths],
+    *,
+    sites: Sequence[str],
+    over: Sequence[str] = ("layer", "position"),
+    layers: int | Sequence[int] | None = None,
+    heads: int | Sequence[int] | None = None,
+    spans: str | Sequence[str] | None = None,
+    source: str = "interchange",
+    by_span: bool = False,
+    first: Region | None = None,
+    from_end: bool = True,
+    optimise: Optimise | None = None,
+    batch_rows: int | None = None,
+    targets_only: bool = False,
+    tokens_a_batch: int = TOKENS_A_BATCH,
+    adapter: Adapter | None = None,
+    walk: str = "",
+) -> Plan:
+    """Plan a sweep. `targets_only`: the metric reads only the answers' and foils' logits; `source` is a name;
+    `walk` is how the model at hand runs rows, where that is not what its adapter says.
+
+    Raises `SiteError` for a family or site that cannot be patched, or not on these axes, `SpecError` where there are
+    no pairs, or axes contradict each other.
+    """
+    adapter = adapter or adapter_of(facts.family)
+    axes = cells_of(facts, sites, over, layers=layers, heads=heads, spans=spans, adapter=adapter)
+    if not pairs:
+        raise SpecError("There are no prompt pairs to patch.", remedy="Add at least one clean/corrupted pair.")
+    if len(set(sites)) != len(sites):
+        raise SpecError("A site is named twice.", remedy="Name each site once.")
+    axes = _with_spans(axes, pairs)
+    optimise = optimise or Optimise()
+    causal = adapter.walk == "packed" or facts.family in CAUSAL_ROWS
+    several = axes.joint and len(axes.layers) > 1
+    empty = Plan(
+        facts=facts,
+        adapter=adapter,
+        sites=tuple(sites),
+        axes=axes,
+        from_end=from_end,
+        optimise=optimise,
+        source=source,
+        walk="hooks" if several or not optimise.suffix else walk or adapter.walk,
+        causal=causal,
+        places=_places(axes, pairs),
+        pairs=len(pairs),
+        groups=groups_of(pairs, by_first=causal and source == "interchange", by_span=by_span or bool(axes.spans)),
+        tokens_a_batch=tokens_a_batch,
+        batch_rows=batch_rows,
+        targets_only=targets_only,
+    )
+    cost = Costs(empty, BlockFlops.of(facts))
+    planned = replace(
+        empty,
+        baseline_flops=2 * sum(cost.block.forward(facts, pair.length) for pair in pairs),
+        naive_flops=cost.naive(pairs),
+        floor_flops=cost.floor(),
+    )
+    return _cut(planned, cost, first, max(pair.length for pair in pairs))
+
+
+def _with_spans(axes: Cells, pairs: Sequence[Lengths]) -> Cells:
+    """The axes with their spans' names, all of them where none is chosen. Raises `SpecError` for an unknown one."""
+    if not axes.spans and not axes.has("span"):
+        return axes
+    known = list(dict.fromkeys(name for pair in pairs for name, _, _ in pair.spans))
+    missing = [name for name in axes.spans if name not in known]
+    if missing or not known:
+        raise SpecError(
+            f"No prompt pair has a span {missing[0]!r}." if missing else "The prompt pairs have no named spans.",
+            remedy=f"Spans of the pairs: {', '.join(known)}."
+            if known
+            else 'Name them in each pair: PromptPair(..., spans={"subject": "Mary", "END": -1}).',
+        )
+    return replace(axes, spans=axes.spans or tuple(known))
+
+
+def _places(axes: Cells, pairs: Sequence[Lengths]) -> int:
+    if axes.places == "position":
+        return max(pair.length for pair in pairs)
+    return len(axes.spans) if axes.places == "span" else 1
+
+
+def coarse_first(count: int) -> tuple[tuple[int, ...], ...]:
+    """Every fourth layer, then the ones halfway between, then the rest: a map is readable early."""
+    return tuple(range(0, count, 4)), tuple(range(2, count, 4)), tuple(range(1, count, 2))
+
+
+def _cut(plan: Plan, cost: "Costs", first: Region | None, longest: int) -> Plan:
+    steps = len(plan.axes.steps())
+    total = sum(
+        cost.layer(site, layers, group) for site in plan.sites for layers in plan.axes.steps() for group in plan.groups
+    )
+    budget = max(TILE_FLOPS, 8 * cost.block.forward(plan.facts, longest), total / MOST_TILES)
+    builder = Builder(plan, cost, budget)
+    tiles = tuple(
+        tile
+        for blocks in coarse_first(steps)
+        for panel in range(len(plan.sites))
+        for block in blocks
+        for tile in builder.tiles(panel, block)
+    )
+    bundles = tuple(builder.bundles(tiles))
+    return replace(plan, tiles=tuple(_wanted_first(plan, tiles, first)), bundles=bundles)
+
+
+def _wanted_first(plan: Plan, tiles: Sequence[PlannedTile], first: Region | None) -> Iterable[PlannedTile]:
+    """The tiles that show a marked cell before the others, else in their order."""
+    if first is None:
+        return tiles
+    layers, columns = first
+
+    def others(tile: PlannedTile) -> bool:
+        inside = layers is None or bool(set(tile.layers) & set(layers))
+        return not (inside and (columns is None or any(tile.c0 <= c < tile.c0 + tile.columns for c in columns)))
+
+    return sorted(tiles, key=others)
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """FLOPs of cells."""
+
+    plan: Plan
+    block: BlockFlops
+
+    def cell(self, group: Group, site: str, layers: tuple[int, ...], place: int | None) -> float:
+        """One cell for one pair; 0 where it does not exist or is known."""
+        plan = self.plan
+        if not self.runs(group, site, layers, place):
+            return 0.0
+        unembed = 0.0 if plan.targets_only and plan.optimise.columns else self.block.unembed
+        if plan.walk == "hooks":
+            return self.block.forward(plan.facts, group.length) - self.block.unembed + unembed
+        start = plan.start(group, site, layers, place)
+        return unembed + self._walk(group, site, layers[0], len(plan.patched(group, place)), start)
+
+    def runs(self, group: Group, site: str, layers: tuple[int, ...], place: int | None) -> bool:
+        """Whether a cell exists in a group and has to be computed."""
+        return bool(self.plan.positions(group, place)) and not self.plan.is_known(group, site, layers, place)
+
+    def layer(self, site: str, layers: tuple[int, ...], group: Group) -> float:
+        """All cells of a layer, for every pair of a group."""
+        places: Mapping[int | None, int] = _counted(self.plan.slots[site])
+        return len(group.pairs) * sum(n * self.cell(group, site, layers, place) for place, n in places.items())
+
+    def naive(self, pairs: Sequence[Lengths]) -> float:
+        """One full forward with the logits of every position a cell and pair, and the two runs themselves."""
+        plan = self.plan
+        forward = {
+            length: self.block.forward(plan.facts, length) + (length - 1) * self.block.unembed
+            for length in {pair.length for pair in pairs}
+        }
+        found = 2 * sum(forward[pair.length] for pair in pairs)
+        for site in plan.sites:
+            places = _counted(plan.slots[site])
+            cells = {
+                group: sum(n for place, n in places.items() if plan.positions(group, place)) for group in plan.groups
+            }
+            found += len(plan.axes.steps()) * sum(
+                number * len(group.pairs) * forward[group.length] for group, number in cells.items()
+            )
+        return found
+
+    def floor(self) -> float:
+        """What every cell needs at least: all short cuts, no full rows where causality allows less."""
+        plan = self.plan
+        walk = "packed" if plan.causal else "rows"
+        best = Costs(replace(plan, optimise=Optimise(), walk=walk), self.block)
+        runs = 2 * sum(len(group.pairs) * self.block.forward(plan.facts, group.length) for group in plan.groups)
+        unique = {key_of(plan, site, layers): (site, layers) for site in plan.sites for layers in plan.axes.steps()}
+        return runs + sum(best.layer(site, layers, group) for site, layers in unique.values() for group in plan.groups)
+
+    def _walk(self, group: Group, site: str, layer: int, patched: int, start: int) -> float:
+        """From the patched layer on: what is left of its own block at the patched positions, then whole blocks."""
+        plan, block, facts = self.plan, self.block, site_of(site)
+        left = plan.facts.n_layers - layer - (0 if facts.entrance else 1)
+        whole = block.suffix(left, group.length, start, last_token=plan.optimise.last_token) if left > 0 else 0.0
+        if facts.entrance:
+            return whole
+        tokens = patched if facts.local else group.length - start
+        if left == 0 and plan.optimise.last_token:
+            tokens = 1
+        keys = (start + 1 + group.length) / 2
+        inside = {
+            "resid_post": 0.0,
+            "mlp_out": 0.0,
+            "mixer_out": 0.0,
+            "neurons": block.mlp / 2,
+            "resid_mid": block.mlp,
+            "attn_out": block.mlp,
+            "cross_out": block.mlp,
+            "z": block.out + block.mlp,
+            "head_out": block.mlp,
+            "pattern": block.per_key * keys / 2 + block.out + block.mlp,
+        }
+        return whole + tokens * inside.get(site, block.per_key * keys + block.out + block.mlp)
+
+
+def _counted(slots: Sequence[Slot]) -> dict[int | None, int]:
+    """How many cells of a layer lie at each place."""
+    found: dict[int | None, int] = {}
+    for slot in slots:
+        found[slot.place] = found.get(slot.place, 0) + 1
+    return found
+
+
+def key_of(plan: Plan, site: str, layers: tuple[int, ...]) -> tuple[object, ...]:
+    """Equal for sites and layers whose patches are one and the same, so that they run once.
+
+    The residual behind a block is that before the next one; and the MLP works position by position, so where a block
+    adds it last, its source's resid_mid gives its source's resid_post. Other sources than interchange draw or average
+    for each site, so there only equal sites are equal.
+    """
+    if plan.source == "interchange" and len(layers) == 1:
+        sequential = plan.adapter.residual == "sequential" and plan.walk != "hooks"
+        if site == "resid_pre":
+            return ("stream", layers[0])
+        if site == "resid_post" or (site == "resid_mid" and sequential):
+            return ("stream", layers[0] + 1)
+    return (site, layers)
+
+
+@dataclass(frozen=True, slots=True)
+class Builder:
+    """Cuts one layer of one panel into tiles, and a tile into batches."""
+
+    plan: Plan
+    cost: Costs
+    budget: float
+
+    def tiles(self, panel: int, block: int) -> Iterable[PlannedTile]:
+        """The tiles of one block of rows of a panel, from its first cell to its last."""
+        plan, site, layers = self.plan, self.plan.sites[panel], self.plan.axes.steps()[block]
+        rows, columns = plan.axes.shape(site, plan.facts, plan.places)
+        for first, end in self._cuts(site, layers, rows, columns):
+            shape = (1, end - first) if end - first < columns else ((end - first) // columns, columns)
+            chunks = tuple(
+                chunk for number in range(len(plan.groups)) for chunk in self._chunks(number, site, layers, first, end)
+            )
+            flops = sum(
+                len(group.pairs) * self.cost.cell(group, site, layers, slot.place)
+                for group in plan.groups
+                for slot in plan.slots[site][first:end]
+            )
+            r0, c0 = block * rows + first // columns, first % columns
+            place = _shown(plan, r0, c0, shape)
+            key = (*key_of(plan, site, layers), first, end)
+            yield PlannedTile(panel, site, layers, first, end, shape, *place, key, chunks, flops)
+
+    def bundles(self, tiles: Sequence[PlannedTile]) -> Iterable[tuple[PlannedTile, ...]]:
+        """Neighbouring tiles that fit into one batch and one tile's work, later layers joining earlier ones."""
+        bundle: list[PlannedTile] = []
+        unique: dict[object, PlannedTile] = {}
+        for tile in tiles:
+            unique.setdefault(tile.key, tile)
+        for tile in unique.values():
+            if bundle and not self._joins(bundle, tile):
+                yield tuple(bundle)
+                bundle = []
+            bundle.append(tile)
+        yield tuple(bundle)
+
+    def _joins(self, bundle: Sequence[PlannedTile], tile: PlannedTile) -> bool:
+        plan, last = self.plan, bundle[-1]
+        if plan.walk == "hooks" or not plan.optimise.batching:
+            return False
+        if len(tile.chunks) != 1 or tile.chunks != last.chunks or tile.site != last.site:
+            return False
+        if not last.layer < tile.layer:
+            return False
+        chunk, group = tile.chunks[0], plan.groups[tile.chunks[0].group]
+        rows = (len(bundle) + 1) * (chunk.hi - chunk.lo)
+        tokens = rows * sum(self._tokens(group, tile, slot) for slot in chunk.slots)
+        fits = tokens <= plan.tokens_a_batch and rows * len(chunk.slots) <= (plan.batch_rows or self._most_rows())
+        return fits and sum(one.flops for one in bundle) + tile.flops <= 2 * self.budget
+
+    def _tokens(self, group: Group, tile: PlannedTile, slot: int) -> int:
+        place = self.plan.slots[tile.site][slot].place
+        return group.length - self.plan.start(group, tile.site, tile.layers, place)
+
+    def _cuts(self, site: str, layers: tuple[int, ...], rows: int, columns: int) -> Iterable[tuple[int, int]]:
+        """Runs of whole rows, or of columns of one row where a row is too much work."""
+        slots = self.plan.slots[site]
+        price = {
+            place: sum(len(group.pairs) * self.cost.cell(group, site, layers, place) for group in self.plan.groups)
+            for place in _counted(slots)
+        }
+        work = [price[slot.place] for slot in slots]
+        first = 0
+        while first < rows * columns:
+            end = first + columns
+            if sum(work[first:end]) > self.budget:
+                yield from self._columns(work, first, end)
+                first = end
+                continue
+            while end < rows * columns and sum(work[first : end + columns]) <= self.budget:
+                end += columns
+            yield first, end
+            first = end
+
+    def _columns(self, work: Sequence[float], first: int, end: int) -> Iterable[tuple[int, int]]:
+        flops = 0.0
+        for slot in range(first, end):
+            if slot > first and flops + work[slot] > self.budget:
+                yield first, slot
+                first, flops = slot, 0.0
+            flops += work[slot]
+        yield first, end
+
+    def _chunks(self, number: int, site: str, layers: tuple[int, ...], first: int, end: int) -> Iterable[Chunk]:
+        plan, group = self.plan, self.plan.groups[number]
+        cells = plan.slots[site]
+        runs = {place: self.cost.runs(group, site, layers, place) for place in _counted(cells[first:end])}
+        slots = [slot for slot in range(first, end) if runs[cells[slot].place]]
+        if not slots:
+            return
+        sizes = {
+            place: group.length - plan.start(group, site, layers, place) for place, wanted in runs.items() if wanted
+        }
+        tokens = {slot: sizes[cells[slot].place] for slot in slots}
+        if not plan.optimise.batching:
+            yield from (Chunk(number, n, n + 1, (slot,)) for n in range(len(group.pairs)) for slot in slots)
+            return
+        at_once = plan.batch_rows or max(1, min(plan.tokens_a_batch // max(tokens.values()), self._most_rows()))
+        for lo in range(0, len(group.pairs), at_once):
+            hi = min(lo + at_once, len(group.pairs))
+            for packed in self._packs(slots, tokens, hi - lo):
+                yield Chunk(number, lo, hi, packed)
+
+    def _most_rows(self) -> int:
+        plan = self.plan
+        return plan.tokens_a_batch if plan.targets_only else max(1, LOGITS_A_BATCH // plan.facts.vocab_size)
+
+    def _packs(self, slots: list[int], tokens: dict[int, int], pairs: int) -> Iterable[tuple[int, ...]]:
+        plan = self.plan
+        pack: list[int] = []
+        size = 0
+        for slot in slots:
+            rows = (len(pack) + 1) * pairs
+            full = (
+                rows > plan.batch_rows
+                if plan.batch_rows is not None
+                else (size + tokens[slot]) * pairs > plan.tokens_a_batch or rows > self._most_rows()
+            )
+            if pack and full:
+                yield tuple(pack)
+                pack, size = [], 0
+            pack.append(slot)
+            size += tokens[slot]
+        if pack:
+            yield tuple(pack)
+
+
+def _shown(plan: Plan, r0: int, c0: int, shape: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Where a rectangle of cells is in the map, in which pairs may have rows of their own."""
+    rows, width = shape
+    if not plan.axes.has("example"):
+        return r0, c0, rows, width
+    if not plan.axes.axes:  # a row a pair: what were rows are columns
+        return 0, r0, plan.pairs, rows
+    return r0 * plan.pairs, c0, rows * plan.pairs, width
