@@ -23,13 +23,14 @@ from tracing.errors import OutOfMemoryError, SiteError, SpecError, Stopped
 from tracing.metrics import Metric, Targets, get, require_numbers
 from tracing.models import LanguageModel
 from tracing.patching.attribution_maps import Map, check_axes, decoder_length, grid, map_of
-from tracing.patching.attribution_runs import Found, Inputs, Request, run_batch
+from tracing.patching.attribution_runs import Found, Inputs, Request, inputs_of, run_batch
 from tracing.patching.attribution_sites import require_scores, spots
 from tracing.patching.attribution_sources import SOURCES, SourceName, mean_source, partners, zero_source
 from tracing.patching.baselines import to_numpy
 from tracing.patching.footprint import REMEDY
 from tracing.patching.memory import free, is_out_of_memory
-from tracing.patching.sweeps import Direction, Pairs, _tokenized
+from tracing.patching.inputs import Pairs, ready
+from tracing.patching.sweeps import Direction
 from tracing.prompts import TokenizedPair, require_usable
 from tracing.results import Grid
 
@@ -144,7 +145,7 @@ def attribution_steps(
     Everything that can be refused is refused at the call, before the first step is asked for.
     """
     _check(sites, over, options, batch)
-    tokenized = _tokenized(model, pairs)
+    tokenized = ready(model, pairs)
     measure = get(metric)
     if measure.facts.needs_foil:
         require_usable(tokenized, measure.facts.name)
@@ -314,17 +315,6 @@ def atp_star(
 ) -> dict[str, Grid]:
     """AtP* (Kramár et al. 2024): `attribution_patching` with the query and key fix and GradDrop."""
     return attribution_patching(model, pairs, metric, sites=sites, qk_fix=True, grad_drop=True, **options)
-
-
-def inputs_of(model: LanguageModel, members: Sequence[TokenizedPair], *, clean: bool) -> dict[str, Tensor]:
-    """Keyword arguments of a forward of pairs of one length."""
-    rows = [list(pair.clean_ids if clean else pair.corrupted_ids) for pair in members]
-    found = {model.adapter.input_name or "input_ids": torch.tensor(rows, device=model.device)}
-    if model.adapter.encoder is not None:
-        start = (int(model.config.decoder_start_token_id),)
-        decoder = [list(pair.decoder_ids or start) for pair in members]
-        found["decoder_input_ids"] = torch.tensor(decoder, device=model.device)
-    return found
 
 
 def _request(model: LanguageModel, sites: Sequence[str], over: Sequence[str], options: Options) -> Request:

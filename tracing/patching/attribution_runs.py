@@ -24,6 +24,7 @@ from tracing.metrics import Metric, Targets
 from tracing.models import LanguageModel
 from tracing.patching import qk_fix
 from tracing.patching.attribution_sites import ROTATED, WRITES, Spot, meeting, spots, watched
+from tracing.prompts import TokenizedPair
 
 Source = Callable[[Spot, Tensor], Tensor]
 """The value to be patched in where the destination's own is this, both `[example, position, (head,) feature]`."""
@@ -254,6 +255,17 @@ def _stacked(watching: Watching) -> dict[str, Tensor]:
         for site in watching.request.kept
     }
     watching.scores.clear()
+    return found
+
+
+def inputs_of(model: LanguageModel, members: Sequence[TokenizedPair], *, clean: bool) -> dict[str, Tensor]:
+    """Keyword arguments of a forward of pairs of one length."""
+    rows = [list(pair.clean_ids if clean else pair.corrupted_ids) for pair in members]
+    found = {model.adapter.input_name or "input_ids": torch.tensor(rows, device=model.device)}
+    if model.adapter.encoder is not None:
+        start = (int(model.config.decoder_start_token_id),)
+        decoder = [list(pair.decoder_ids or start) for pair in members]
+        found["decoder_input_ids"] = torch.tensor(decoder, device=model.device)
     return found
 
 
