@@ -1,7 +1,8 @@
 import { describe, expect, it } from 'vitest';
 
 import { ApiProblem, cookie } from '../src/core/api';
-import { actionOf, SHORTCUTS } from '../src/core/keys';
+import { actionOf } from '../src/core/keys';
+import { SHORTCUTS } from '../src/core/shortcuts';
 import { csvRows, pairsFromText } from '../src/core/pairs';
 import { fieldsOf, type JsonSchema, paramsOf, valueOf } from '../src/core/schema';
 import { clampRect, readView, writeView } from '../src/core/view-url';
@@ -65,7 +66,7 @@ describe('pairs out of a text', () => {
 
 describe('the view in the address', () => {
   it('reads back as it was written, and leaves foreign parameters alone', () => {
-    const view = { panel: 'z', plane: 'raw', pins: [{ row: 9, column: 14 }, { row: 0, column: 2 }], zoom: { r0: 1, r1: 3, c0: 0, c1: 9 }, flip: true, paper: false }; // prettier-ignore
+    const view = { panel: 'z', plane: 'raw', pins: [{ row: 9, column: 14 }, { row: 0, column: 2 }], zoom: { r0: 1, r1: 3, c0: 0, c1: 9 }, flip: true, paper: false, extra: { head: '3.5', search: 'a0, m:1 ü' } }; // prettier-ignore
     const search = writeView('?utm=1', view);
     expect(search).toContain('pins=9.14,0.2');
     expect(search).toContain('utm=1');

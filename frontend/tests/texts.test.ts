@@ -2,7 +2,8 @@ import { describe, expect, it } from 'vitest';
 
 import { withText } from '../src/core/download';
 import { cellText, summary } from '../src/core/describe';
-import { escapeXml, toSvg } from '../src/core/export-svg';
+import { toSvg } from '../src/core/export-svg';
+import { escapeXml } from '../src/core/svg';
 import { csvText, toClipboard, toCsv, toJson } from '../src/core/export-text';
 import { bytes, count, duration, inCell, MINUS, number, tick } from '../src/core/format';
 import { fullView, layout } from '../src/core/heat-layout';

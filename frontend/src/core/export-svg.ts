@@ -5,7 +5,9 @@
 import { colourOf, type Lut, outside } from './colour';
 import { type FigureSource } from './export-text';
 import { number, tick, words } from './format';
-import { type Geometry, xOf, yOf } from './heat-layout';
+import { type Geometry, rowLabel, xOf, yOf } from './heat-layout';
+import { round } from './scene';
+import { MONO, svgFile, svgText as text, type TextStyle } from './svg';
 import type { Quantity } from './types';
 
 export interface SvgInput extends FigureSource {
@@ -15,67 +17,24 @@ export interface SvgInput extends FigureSource {
   geometry: Geometry;
 }
 
-const SANS = 'Helvetica, Arial, sans-serif';
-const MONO = 'Menlo, Consolas, monospace';
-const TEXT = '#1a2230';
 const MUTED = '#566173';
 const ACCENT = '#1f5fbf';
-const CAPTION = 44;
 const LEGEND = 74;
-
-export function escapeXml(text: string): string {
-  const entities: Record<string, string> = { '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;', "'": '&#39;' };
-  // Characters XML 1.0 cannot hold at all are dropped; token labels have them escaped as U+… already.
-  // eslint-disable-next-line no-control-regex
-  return text.replace(/[\u0000-\u0008\u000b\u000c\u000e-\u001f\ufffe\uffff]/gu, '').replace(/[&<>"']/gu, (c) => entities[c] ?? c);
-}
-
-interface TextStyle {
-  size?: number;
-  fill?: string;
-  anchor?: 'start' | 'middle' | 'end';
-  family?: string;
-  weight?: number;
-  transform?: string;
-}
-
-function text(x: number, y: number, content: string, style: TextStyle = {}): string {
-  const { size = 12, fill = TEXT, anchor = 'start', family = SANS, weight, transform } = style;
-  const extra = (weight ? ` font-weight="${weight}"` : '') + (transform ? ` transform="${transform}"` : '');
-  return `<text x="${round(x)}" y="${round(y)}" font-family="${family}" font-size="${size}" fill="${fill}" text-anchor="${anchor}" xml:space="preserve"${extra}>${escapeXml(content)}</text>`;
-}
-
-function round(value: number): string {
-  return String(Math.round(value * 100) / 100);
-}
 
 /** The geometry must be laid out without scrolling (`width` large enough for all its columns). */
 export function toSvg(input: SvgInput): string {
   const { geometry: g, panel, run, permalink } = input;
   const quantity = panel.quantities[input.plane]!;
-  const width = Math.max(420, g.plot.x + g.contentWidth + 20);
-  const height = CAPTION + g.height + LEGEND + 34;
-  const parts = [
-    `<svg xmlns="http://www.w3.org/2000/svg" width="${round(width)}" height="${round(height)}" viewBox="0 0 ${round(width)} ${round(height)}">`,
-    `<title>${escapeXml(`${run.title}: ${panel.title}, ${quantity.title}`)}</title>`,
-    `<desc>${escapeXml(describe(input))}</desc>`,
-    `<metadata>${escapeXml(JSON.stringify({ permalink, run: run.id, spec: run.spec, spec_hash: run.spec_hash, provenance: run.provenance }))}</metadata>`,
-    `<defs><pattern id="unknown" width="6" height="6" patternUnits="userSpaceOnUse"><rect width="6" height="6" fill="#f6f7f9"/><path d="M0 6 6 0" stroke="#c3cad4" stroke-width="1"/></pattern></defs>`,
-    `<rect width="100%" height="100%" fill="#ffffff"/>`,
-    text(2, 16, run.title, { size: 14, weight: 600 }),
-    text(2, 34, `${panel.title} · ${run.model.title} · ${run.prompts.title} v${run.prompts.version} (${run.prompts.pairs} pairs)`, { fill: MUTED }),
-    `<g transform="translate(0 ${CAPTION})">`,
+  const head = { run, title: panel.title, summary: describe(input), permalink };
+  return svgFile(head, { width: g.plot.x + g.contentWidth + 20, height: g.height + LEGEND }, [
+    '<defs><pattern id="unknown" width="6" height="6" patternUnits="userSpaceOnUse"><rect width="6" height="6" fill="#f6f7f9"/><path d="M0 6 6 0" stroke="#c3cad4" stroke-width="1"/></pattern></defs>',
     ...cells(input),
     ...rowLabels(input),
     ...columnLabels(input),
-    '</g>',
-    `<g transform="translate(${round(g.plot.x)} ${round(CAPTION + g.height + 8)})">`,
+    `<g transform="translate(${round(g.plot.x)} ${round(g.height + 8)})">`,
     ...legend(input, quantity),
     '</g>',
-    text(2, height - 8, permalink, { size: 9, fill: MUTED }),
-    '</svg>',
-  ];
-  return `${parts.join('\n')}\n`;
+  ]);
 }
 
 function describe(input: SvgInput): string {
@@ -126,7 +85,7 @@ function mark({ domain, geometry: g }: SvgInput, value: number, x: number, y: nu
 
 function rowLabels({ geometry: g, panel }: SvgInput): string[] {
   const labels = g.rowTicks.map((row) =>
-    text(g.plot.x - 8, yOf(g, row) + g.cellH / 2 + 4, panel.rows.ticks[row]?.label ?? String(row), { anchor: 'end', size: 11, fill: MUTED }),
+    text(g.plot.x - 8, yOf(g, row) + g.cellH / 2 + 4, rowLabel(panel.rows, row), { anchor: 'end', size: 11, fill: MUTED }),
   );
   return [text(2, g.plot.y - 10, words(panel.rows.title), { weight: 600, fill: MUTED }), ...labels];
 }
@@ -152,7 +111,7 @@ function columnLabels({ geometry: g, panel }: SvgInput): string[] {
   return out;
 }
 
-function legend({ lut, domain }: SvgInput, quantity: Quantity): string[] {
+function legend({ lut, domain, panel }: SvgInput, quantity: Quantity): string[] {
   const width = 260;
   const stops = Array.from({ length: 33 }, (_, i) => {
     const value = domain[0] + ((domain[1] - domain[0]) * i) / 32;
@@ -167,6 +126,6 @@ function legend({ lut, domain }: SvgInput, quantity: Quantity): string[] {
     text(0, 10, `${quantity.title}${unit}`, { size: 11, weight: 600 }),
     `<rect x="0" y="16" width="${width}" height="12" fill="url(#scale)" stroke="#d5dae1"/>`,
     ...ticks.map((value) => text(at(value), 41, tick(value), { size: 10, anchor: 'middle', fill: MUTED })),
-    text(0, 56, [...named, 'hatched = not computed'].join(' · '), { size: 10, fill: MUTED }),
+    text(0, 56, [...named, `hatched = ${panel.blank ?? 'not computed'}`].join(' · '), { size: 10, fill: MUTED }),
   ];
 }

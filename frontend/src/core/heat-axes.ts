@@ -1,7 +1,8 @@
 /** Axes of the heatmap: layer numbers that stay put while the figure scrolls, tokens under their columns. */
 import { words } from './format';
 import type { HeatFigure, Ink } from './heat';
-import { type ColumnLabel, type Geometry, PAIR_GAP, xOf, yOf } from './heat-layout';
+import { type ColumnLabel, type Geometry, PAIR_GAP, rowLabel, xOf, yOf } from './heat-layout';
+import { isTokenAxis } from './tokens';
 
 const GROUP = 4;
 const LINE = 15;
@@ -30,9 +31,9 @@ function paintRows(ctx: CanvasRenderingContext2D, figure: HeatFigure, ink: Ink):
   }
   for (const row of shown) {
     const bold = row === active?.row;
-    ctx.font = `${bold ? '600 ' : ''}12px ${ink.sans}`;
+    ctx.font = `${bold ? '600 ' : ''}12px ${isTokenAxis(rows) ? ink.mono : ink.sans}`;
     ctx.fillStyle = bold ? ink.text : ink.muted;
-    ctx.fillText(rows.ticks[row]?.label ?? String(row), g.plot.x - 8, yOf(g, row) + g.cellH / 2);
+    ctx.fillText(rowLabel(rows, row), g.plot.x - 8, yOf(g, row) + g.cellH / 2);
   }
   ctx.fillStyle = ink.line;
   ctx.fillRect(g.plot.x - 1, g.plot.y, 1, g.plot.h + 1);
@@ -49,7 +50,7 @@ function paintColumns(ctx: CanvasRenderingContext2D, figure: HeatFigure, ink: In
     if (g.labelMode === 'flat') flatLabel(ctx, figure, label, x, ink, bold);
     else steepLabel(ctx, figure, label, x, ink, bold);
   }
-  if (figure.columns.name === 'position') paintIndices(ctx, figure, ink);
+  if (isTokenAxis(figure.columns)) paintIndices(ctx, figure, ink);
 }
 
 function fontOf(ink: Ink, bold: boolean): string {
@@ -79,7 +80,7 @@ function steepLabel(
   ctx: CanvasRenderingContext2D, figure: HeatFigure, label: ColumnLabel, x: number, ink: Ink, bold: boolean,
 ): void {
   const { geometry: g } = figure;
-  const top = g.plot.y + g.plot.h + (figure.columns.name === 'position' ? LINE + 2 : 4);
+  const top = g.plot.y + g.plot.h + (isTokenAxis(figure.columns) ? LINE + 2 : 4);
   ctx.save();
   ctx.translate(x + 4, top + 5);
   ctx.rotate(-Math.PI / 4);

@@ -3,7 +3,7 @@
  * export. Row 0 is at the bottom unless flipped, because the residual stream flows up.
  */
 import type { Rect } from './tiles';
-import { glyph, short } from './tokens';
+import { glyph, isTokenAxis, short } from './tokens';
 import type { Axis, Tick } from './types';
 
 export interface Cell {
@@ -70,6 +70,13 @@ const MAX_DIFFERING = 24;
 /** Between a clean token and the corrupted one behind it, in a steep label. */
 export const PAIR_GAP = 10;
 
+/** A row's label as it is printed: tokens with what is invisible in them, and with their number. */
+export function rowLabel(rows: Axis, row: number): string {
+  const label = rows.ticks[row]?.label;
+  if (label === undefined) return String(row);
+  return isTokenAxis(rows) ? `${row} ${short(label, LABEL_LIMIT)}` : short(label, 24);
+}
+
 export function fullView(rows: number, columns: number): Rect {
   return { r0: 0, c0: 0, r1: rows, c1: columns };
 }
@@ -106,7 +113,7 @@ export function layout(input: LayoutInput): Geometry {
 }
 
 function gutterWidth(rows: Axis, measure: (text: string) => number): number {
-  const widest = Math.max(...rows.ticks.map((tick) => measure(tick.label)), measure('00'));
+  const widest = Math.max(...rows.ticks.map((_, i) => measure(rowLabel(rows, i))), measure('00'));
   return Math.ceil(Math.max(40, widest + 24));
 }
 
@@ -127,7 +134,7 @@ function widestLabel(ticks: Tick[], view: Rect, measure: (text: string) => numbe
 }
 
 function axisHeight(mode: LabelMode, twoLines: boolean, widest: number, columns: Axis): number {
-  const indexLine = columns.name === 'position' ? LINE : 0;
+  const indexLine = isTokenAxis(columns) ? LINE : 0;
   if (mode === 'flat') return AXIS_GAP + LINE * (twoLines ? 2 : 1) + indexLine + LINE + 6;
   return AXIS_GAP + widest * Math.SQRT1_2 + LINE * Math.SQRT1_2 + indexLine + LINE + 8;
 }

@@ -111,7 +111,7 @@ export class HeatPainter {
 
   private paintCells(figure: HeatFigure, ink: Ink, ratio: number): void {
     const { geometry: g, store, domain } = figure;
-    const key = [store.version, figure.plane, figure.lut.name, ...domain, ...Object.values(g.view), g.flip, ink.notNumber, ratio,
+    const key = [store.id, store.version, figure.plane, figure.lut.name, ...domain, ...Object.values(g.view), g.flip, ink.notNumber, ratio,
       g.contentWidth, g.plot.h].join('|'); // prettier-ignore
     if (this.imageKey !== key) {
       this.makeImage(figure, ink, ratio);

@@ -29,6 +29,8 @@ export class RunState {
   announced = 0;
   logs: LogLine[] = [];
   progress: ProgressPayload | null = null;
+  /** Grows when a result is announced, or the run ends: the list of results is then worth asking for. */
+  resultsNews = 0;
   /** Highest sequence number up to which nothing is missing. */
   seq = 0;
   /** Grows with every change: tells a view whether to draw. */
@@ -132,6 +134,7 @@ export class RunState {
 
   /** The slim run replaces what it covers; the detail fields keep until they are fetched again. */
   applyRun(slim: SlimRun): void {
+    if (slim.status !== this.run.status && slim.status !== 'queued') this.resultsNews += 1;
     this.run = { ...this.run, ...slim };
     this.version += 1;
   }
@@ -142,6 +145,7 @@ export class RunState {
     else if (event.kind === 'log') this.addLog(event);
     else if (event.kind === 'progress') this.applyProgress(data as ProgressPayload);
     else if (event.kind === 'status') this.applyStatus(data as StatusPayload);
+    else if (event.kind === 'result') this.resultsNews += 1;
   }
 
   private applyProgress(progress: ProgressPayload): void {
@@ -159,7 +163,10 @@ export class RunState {
       failure: data.failure ?? (status === 'failed' ? this.run.failure : null),
       cancelling: status === 'running' && this.run.cancelling,
     };
-    if (status !== 'running') this.progress = null;
+    if (status !== 'running') {
+      this.progress = null;
+      this.resultsNews += 1;
+    }
   }
 
   private addLog(event: LogEvent): void {

@@ -36,7 +36,11 @@ export interface Stats {
   above: number;
 }
 
+let stores = 0;
+
 export class TileStore {
+  /** Tells stores apart: two of them may be at the same version. */
+  readonly id = (stores += 1);
   readonly values: Float32Array;
   readonly known: Uint8Array;
   /** Number of computed cells. */

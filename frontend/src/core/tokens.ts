@@ -84,6 +84,13 @@ export function short(token: string, limit: number): string {
   return text.length <= limit ? text.join('') : `${text.slice(0, Math.max(1, limit - 1)).join('')}…`;
 }
 
+const TOKEN_AXES = new Set(['position', 'query', 'key', 'token']);
+
+/** Ticks of such an axis are tokens, which their number tells apart. */
+export function isTokenAxis(axis: { name: string }): boolean {
+  return TOKEN_AXES.has(axis.name);
+}
+
 /** How a token is quoted in sentences and tables: with quotes, escapes kept visible. */
 export function quoted(token: string): string {
   const shown = glyph(token);

@@ -31,6 +31,8 @@ export interface PanelPayload {
   columns: Axis;
   quantities: Quantity[];
   facts: Record<string, unknown>;
+  /** What a cell without a value means here, where it is not "not computed". The server sends none. */
+  blank?: string;
 }
 
 export type Status = 'queued' | 'running' | 'succeeded' | 'failed' | 'cancelled';
@@ -92,6 +94,20 @@ export interface RunDetail extends SlimRun {
   can: { edit: boolean; cancel: boolean; resume: boolean };
 }
 
+/** A finished result as the list of a run's results names it. */
+export interface ResultInfo {
+  name: string;
+  /** `bars/1` … */
+  type: string;
+  title: string;
+  seq: number;
+  summary: Record<string, unknown>;
+  numbers: number | null;
+  url: string;
+  csv: string;
+  artifact: { name: string; sha256: string; size: number; url: string };
+}
+
 export interface PanelsPayload {
   seq: number;
   panels: PanelPayload[];
@@ -102,6 +118,8 @@ export interface ProgressPayload {
   total: number;
   stage: string;
   message: string;
+  /** What is counted: cells of maps, or steps where a method draws none. */
+  unit?: 'cells' | 'steps';
   rate?: number | null;
   eta_seconds?: number | null;
 }

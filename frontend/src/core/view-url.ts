@@ -9,6 +9,8 @@ export interface FigureView {
   zoom: Rect | null;
   flip: boolean;
   paper: boolean;
+  /** What only one kind of figure has: its head, order, search … */
+  extra: Record<string, string>;
 }
 
 export const MAX_PINS = 4;
@@ -22,6 +24,7 @@ export function readView(search: string): FigureView {
     zoom: parseRect(query.get('z') ?? ''),
     flip: query.get('flip') === '1',
     paper: query.get('map') === 'paper',
+    extra: parseExtra(query.get('s') ?? ''),
   };
 }
 
@@ -38,6 +41,7 @@ export function writeView(search: string, view: FigureView): string {
   put('z', view.zoom ? `${view.zoom.r0}:${view.zoom.r1},${view.zoom.c0}:${view.zoom.c1}` : null);
   put('flip', view.flip ? '1' : null);
   put('map', view.paper ? 'paper' : null);
+  put('s', Object.entries(view.extra).map(([name, value]) => `${name}:${encodeURIComponent(value)}`).join(','));
   const text = query.toString().replaceAll('%2C', ',').replaceAll('%3A', ':');
   return text === '' ? '' : `?${text}`;
 }
@@ -48,6 +52,23 @@ function parsePins(text: string): Cell[] {
     return match ? [{ row: Number(match[1]), column: Number(match[2]) }] : [];
   });
   return found.slice(0, MAX_PINS);
+}
+
+function parseExtra(text: string): Record<string, string> {
+  const found: Record<string, string> = {};
+  for (const part of text.split(',')) {
+    const match = /^([a-z]{1,12}):(.{1,200})$/u.exec(part);
+    if (match?.[1] && match[2]) found[match[1]] = decoded(match[2]);
+  }
+  return found;
+}
+
+function decoded(text: string): string {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return '';
+  }
 }
 
 function parseRect(text: string): Rect | null {

@@ -2,11 +2,19 @@
 import { chooseLut, type Lut, symmetric, type Theme } from '../core/colour';
 import { type Cell, fullView, spanned } from '../core/heat-layout';
 import type { Pin } from '../core/heat';
-import type { PanelState, RunState } from '../core/run-state';
+import type { PanelState } from '../core/run-state';
 import { themeOf } from '../core/theme';
 import type { Rect } from '../core/tiles';
-import type { Quantity } from '../core/types';
+import type { Quantity, RunDetail } from '../core/types';
 import { clampRect, type FigureView, MAX_PINS, newRunLink, readView } from '../core/view-url';
+
+/** Where a figure's maps come from: a run with its panels, or a finished result. */
+export interface PanelSource {
+  panels: PanelState[];
+  /** Grows when a panel is announced. */
+  announced: number;
+  run: RunDetail;
+}
 
 export class FigureModel {
   /** Grows once a frame while values arrive. `panel` does not depend on it: whoever reads values reads this too. */
@@ -18,7 +26,7 @@ export class FigureModel {
   plane = $state(0);
   pins = $state.raw<Cell[]>([]);
   zoomed = $state.raw<Rect | null>(null);
-  flip = $state(false);
+  private flipped = $state(false);
   paper = $state(false);
   showValues = $state(false);
   /** One scale for all panels; unlocked, this figure may have its own limit. */
@@ -33,9 +41,9 @@ export class FigureModel {
   /** The same object while nothing changed, so that the layout is not made anew with every value. */
   private lastView: Rect = fullView(1, 1);
 
-  constructor(readonly run: RunState, search: string) {
+  constructor(readonly run: PanelSource, search: string) {
     this.wanted = readView(search);
-    this.flip = this.wanted.flip;
+    this.flipped = this.wanted.flip;
     this.paper = this.wanted.paper;
     this.pins = this.wanted.pins;
     this.zoomed = this.wanted.zoom;
@@ -64,6 +72,20 @@ export class FigureModel {
   get panel(): PanelState | undefined {
     void this.opened;
     return this.run.panels[this.panelIndex];
+  }
+
+  /** First row at the top. Layers grow upwards, as the residual stream does; everything else reads from the top. */
+  get flip(): boolean {
+    return this.flipped !== this.fromTop;
+  }
+
+  set flip(top: boolean) {
+    this.flipped = top !== this.fromTop;
+  }
+
+  private get fromTop(): boolean {
+    const rows = this.panel?.payload.rows;
+    return rows !== undefined && !rows.name.includes('layer');
   }
 
   get quantity(): Quantity | undefined {
@@ -126,6 +148,12 @@ export class FigureModel {
     return newRunLink({ from: id, method, sites: 'z', over: 'layer_head' });
   }
 
+  /** Runs that the selected region suggests. */
+  get followUps(): { text: string; href: string }[] {
+    const heads = this.headsLink;
+    return heads ? [{ text: 'Heads here', href: heads }] : [];
+  }
+
   get active(): Cell | null {
     return this.hover ?? this.focus;
   }
@@ -137,15 +165,19 @@ export class FigureModel {
       plane: this.plane > 0 ? (this.quantity?.key ?? null) : this.wanted.plane,
       pins: this.pins,
       zoom: this.zoomed,
-      flip: this.flip,
+      flip: this.flipped,
       paper: this.paper,
+      extra: {},
     };
   }
 
   showPanel(index: number): void {
+    if (index === this.panelIndex) return;
+    // The same quantity where the other map has it too.
+    const key = this.quantity?.key;
+    const quantities = this.run.panels[index]?.payload.quantities ?? [];
+    this.plane = Math.max(0, quantities.findIndex((quantity) => quantity.key === key));
     this.panelIndex = index;
-    const planes = this.run.panels[index]?.payload.quantities.length ?? 1;
-    this.plane = Math.min(this.plane, planes - 1);
     this.selection = null;
     this.hover = null;
   }

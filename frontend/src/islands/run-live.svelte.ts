@@ -7,8 +7,9 @@ import { plural } from '../core/format';
 import { nextFrame } from '../core/frame';
 import { RunState } from '../core/run-state';
 import { hub } from '../core/socket';
-import type { PanelsPayload, QueuePlace, RunDetail } from '../core/types';
+import type { PanelsPayload, QueuePlace, ResultInfo, RunDetail } from '../core/types';
 import { FigureModel } from './figure.svelte';
+import { Shown } from './shown.svelte';
 
 declare global {
   interface Window {
@@ -30,6 +31,7 @@ const CALM_MS = 250;
 export class RunLive {
   readonly state: RunState;
   readonly model: FigureModel;
+  readonly shown: Shown;
   connection = $state<Connection>('connecting');
   announcement = $state('');
   problem = $state('');
@@ -49,6 +51,7 @@ export class RunLive {
   constructor(
     run: RunDetail,
     panels: PanelsPayload,
+    results: ResultInfo[],
     private readonly api: string,
     socket: string,
     private readonly host: HTMLElement,
@@ -56,6 +59,8 @@ export class RunLive {
     this.state = new RunState(run, panels);
     this.queue = run.queue;
     this.model = new FigureModel(this.state, window.location.search);
+    this.shown = new Shown(window.location.search, results);
+    this.shown.panels = this.state.panels.map((panel) => panel.payload);
     this.spokenStatus = run.status;
     this.feed = new RunFeed(this.state, hub(socket), api, {
       changed: () => nextFrame(this.flush),
@@ -106,6 +111,7 @@ export class RunLive {
     const arrivals = this.arrivals;
     this.arrivals = [];
     this.model.settle();
+    this.follow();
     flushSync(() => (this.model.tick += 1));
     this.calmDown();
     this.mark();
@@ -116,6 +122,32 @@ export class RunLive {
       for (const at of arrivals) keep(this.latencies, now - at);
     });
   };
+
+  private announced = -1;
+  private newsSeen = 0;
+
+  /** Panels as they are announced, results once the log names one. */
+  private follow(): void {
+    if (this.state.announced !== this.announced) {
+      this.announced = this.state.announced;
+      this.shown.panels = this.state.panels.map((panel) => panel.payload);
+    }
+    if (this.state.resultsNews === this.newsSeen) return;
+    this.newsSeen = this.state.resultsNews;
+    void this.refreshResults();
+  }
+
+  private async refreshResults(): Promise<void> {
+    const seen = this.newsSeen;
+    try {
+      const { results } = await call<{ results: ResultInfo[] }>(`${this.api}runs/${this.state.run.id}/results/`);
+      if (seen === this.newsSeen) this.shown.results = results;
+    } catch (error) {
+      const problem = problemOf(error);
+      // Asked again with the next news; offline has its banner.
+      if (problem.status !== 0) this.problem = `${problem.message} ${problem.remedy}`.trim();
+    }
+  }
 
   /** Passes over all cells (legend, ranking) come with every frame of a small map, four times a second of a large one. */
   private calmDown(): void {
