@@ -45,8 +45,13 @@ def decode(blob: bytes) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """`encode` reversed."""
     size = int.from_bytes(blob[:8], "little")
     header = json.loads(blob[8 : 8 + size])
-    data: dict[str, Any] = json.loads(header.get("__metadata__", {}).get(METADATA_KEY, "{}"))
-    return data, load_safetensors(blob)
+    return metadata(header.get("__metadata__")), load_safetensors(blob)
+
+
+def metadata(found: Mapping[str, str] | None) -> dict[str, Any]:
+    """The JSON part from a file's metadata."""
+    data: dict[str, Any] = json.loads((found or {}).get(METADATA_KEY, "{}"))
+    return data
 
 
 def store(blob: bytes, media_type: str = MEDIA_TYPE) -> Artifact:

@@ -1,9 +1,10 @@
 """Carries out one claimed run: the only place where the tracing library and the database meet.
 
 1. Check that the request still means what it did when it was submitted, and freeze the provenance. 2. Load the model,
-or take it warm. 3. Iterate the method's events into the run's log, stopping between two of them when asked to. 4. Store
-results as artifacts. 5. Write how it ended: succeeded only with every cell computed. What earlier attempts stored is
-handed to the method, which does not compute it again.
+or take it warm. 3. Iterate the method's events into the run's log, stopping between two of them when asked to. Results
+go to the disk as they come. 4. Once the method has ended, tell of all results in one transaction: a run that fails or
+is stopped half way has none of them. 5. Write how it ended: succeeded only with every cell of its panels computed, and
+something to show. What earlier attempts stored is handed to the method, which does not compute it again.
 """
 
 import os
@@ -13,19 +14,19 @@ from typing import Any, Final, NoReturn
 
 import numpy as np
 import structlog
-from django.db import InterfaceError, OperationalError, transaction
+from django.db import InterfaceError, OperationalError
 from numpy.typing import NDArray
 
 from interp_app.catalog import selectors as catalog
-from interp_app.core.canonical import json_safe
 from interp_app.core.errors import ServiceError
-from interp_app.runs import artifacts, claims, doorbell, events, planning, provenance
+from interp_app.runs import claims, doorbell, estimates, events, planning, provenance
 from interp_app.runs.claims import Claim
 from interp_app.runs.control import Control, Stop
 from interp_app.runs.events import ClaimLost, NewEvent
 from interp_app.runs.failures import Failure, failure_of, is_device_fault, is_out_of_memory
-from interp_app.runs.models import Artifact, Run, RunEvent, Status, Tile, Worker
-from interp_app.runs.panels import covered_cells, tile_values
+from interp_app.runs.models import Run, RunEvent, Status, Tile, Worker
+from interp_app.runs.outcome import Outcome
+from interp_app.runs.panels import covered_cells, panel_cells, tile_values
 from interp_app.runs.recorder import Recorder, payload, retrying
 from interp_app.runs.warm_models import WarmModels
 from tracing.errors import OutOfMemoryError
@@ -34,15 +35,15 @@ from tracing.experiments import events as said
 log = structlog.get_logger(__name__)
 
 EXIT_DEVICE_FAULT: Final = 70
-MIN_MEASURED_SECONDS: Final = 0.02
 
 
 class Context:
     """What a method sees of its worker (`tracing.experiments.registry.RunContext`)."""
 
-    def __init__(self, claim: Claim, control: Control) -> None:
+    def __init__(self, claim: Claim, control: Control, outcome: Outcome) -> None:
         self._claim = claim
         self._control = control
+        self._outcome = outcome
         self.told_to_stop = False
 
     def should_stop(self) -> bool:
@@ -54,9 +55,7 @@ class Context:
         return retrying(lambda: [_as_said(row) for row in rows.all()], self._control)
 
     def save_array(self, name: str, array: NDArray[np.generic]) -> None:
-        blob = artifacts.encode({"name": name}, {"values": array})
-        artifact = retrying(lambda: artifacts.store(blob), self._control)
-        retrying(lambda: _attach(self._claim, artifact, f"{name}.safetensors", None), self._control)
+        self._outcome.add_array(name, array)
 
 
 def execute(claim: Claim, worker: Worker, warm: WarmModels, control: Control) -> None:
@@ -107,25 +106,29 @@ def _compute(claim: Claim, worker: Worker, warm: WarmModels, control: Control, s
     )
     _require_unchanged(run)
     _freeze(claim, run, worker, warm.device)
-    context = Context(claim, control)
+    outcome = Outcome(claim, control)
+    context = Context(claim, control, outcome)
     done = retrying(lambda: _stored_places(run), control)
-    with Recorder(claim, control, total=run.cells_total, done=done) as recorder:
+    expected = retrying(lambda: estimates.of_run(run, worker), control)
+    with Recorder(claim, control, total=run.cells_total, done=done, expected_seconds=expected) as recorder:
         method = planning.find_method(run.method)
         spec = planning.parse_spec(method, run.spec)
-        model = _model(run, warm, recorder)
+        model = _model(run, worker, warm, recorder, control)
+        begun = time.monotonic()
         stream = method.run(spec, model, catalog.pairs_of(run.prompts), context)
         recorder.stage("baselines")
         completed = True
         for event in stream:
-            _take(event, claim, run, recorder, control)
+            _take(event, run, recorder, outcome, control)
             if control.stopping:
                 completed = False
                 break
         recorder.drain()
         completed = completed and not context.told_to_stop
-        compute_seconds = time.monotonic() - (recorder.computing_since or time.monotonic())
+        compute_seconds = time.monotonic() - begun
     if completed:
-        retrying(lambda: _require_whole(run), control)
+        retrying(lambda: _require_whole(run, outcome), control)
+        outcome.publish(run)
         _succeed(claim, run, worker, started, compute_seconds)
     else:
         _stop(claim, control)
@@ -147,68 +150,53 @@ def _require_unchanged(run: Run) -> None:
     )
 
 
-def _require_whole(run: Run) -> None:
-    """Raises `ServiceError` `result_incomplete` where the method ended by itself with cells nobody computed."""
-    total: int = Run.objects.values_list("cells_total", flat=True).get(pk=run.pk)
+def _require_whole(run: Run, outcome: Outcome) -> None:
+    """Raises `ServiceError` `result_incomplete` where the method ended by itself with cells nobody computed, or with
+    nothing to show at all."""
+    planned: int = Run.objects.values_list("cells_total", flat=True).get(pk=run.pk)
+    total = panel_cells(run.pk) or planned
     missing = total - covered_cells(run.pk)
-    if missing <= 0:
+    if missing <= 0 and (total or outcome.results):
         return
     log.error("result_incomplete", missing=missing, total=total, method=run.method)
+    what = f"{missing} of {total} cells were not computed" if total else "it gave no result"
     raise ServiceError(
         "result_incomplete",
-        f"The method ended although {missing} of {total} cells were not computed. This is a fault of Patchbay, not of "
-        "the experiment; the cells that were computed are kept.",
+        f"The method ended although {what}. This is a fault of Patchbay, not of the experiment; "
+        "the cells that were computed are kept.",
         "Submit the experiment again with “compute again”, and tell an administrator the run's address.",
     )
 
 
-def _model(run: Run, warm: WarmModels, recorder: Recorder) -> Any:
+def _model(run: Run, worker: Worker, warm: WarmModels, recorder: Recorder, control: Control) -> Any:
+    """The run's model, and at its first load on this worker its speed, for the estimates."""
     dtype = str(run.spec.get("dtype", "float32"))
-    if not warm.has(run.model, dtype):
+    loading = not warm.has(run.model, dtype)
+    if loading:
         recorder.put(events.log_event("info", f"Loading {run.model.title} as {dtype} on {warm.device}."))
-    return warm.get(run.model, dtype)
+    model = warm.get(run.model, dtype)
+    if loading:
+        retrying(lambda: estimates.calibrate(worker, run.model, dtype, model), control)
+    return model
 
 
-def _take(event: said.Event, claim: Claim, run: Run, recorder: Recorder, control: Control) -> None:
+def _take(event: said.Event, run: Run, recorder: Recorder, outcome: Outcome, control: Control) -> None:
     """Store one event of the method."""
     if isinstance(event, said.Tile):
-        recorder.stage("computing")
+        if recorder.computing_since is None:
+            recorder.stage("computing")
         recorder.put(NewEvent("tile", payload(event), event))
     elif isinstance(event, said.Progress):
-        recorder.stage(event.stage, event.message, event.total)
+        recorder.stage(event.stage, event.message, event.done, event.total)
     elif isinstance(event, said.Result):
         recorder.stage("saving")
-        recorder.drain()
-        _keep(event, claim, run, control)
-    elif not (isinstance(event, said.PanelOpened) and retrying(lambda: _already_open(run, event), control)):
+        outcome.add(event)
+    elif isinstance(event, said.PanelOpened):
+        recorder.opened(outcome.opened(event))
+        if not retrying(lambda: _already_open(run, event), control):
+            recorder.put(NewEvent(event.kind, payload(event)))
+    else:
         recorder.put(NewEvent(event.kind, payload(event)))
-
-
-def _keep(result: said.Result, claim: Claim, run: Run, control: Control) -> None:
-    """Store a result as an artifact and tell of it; its summary goes to the history table."""
-    name = artifacts.safe_name(f"{result.name}.safetensors")
-    blob = artifacts.encode({"name": result.name, "type": result.type, "data": result.data}, result.arrays)
-    artifact = retrying(lambda: artifacts.store(blob), control)
-    said_artifact = {"name": name, "sha256": artifact.sha256, "size": artifact.size}
-    event = NewEvent("result", {**payload(result), "artifact": said_artifact})
-    run.summary = {**run.summary, result.name: json_safe(result.summary)}
-    retrying(
-        lambda: _attach(claim, artifact, name, event, {"summary": run.summary}),
-        control,
-        already=lambda: _already_kept(claim, event) or None,
-    )
-
-
-def _attach(
-    claim: Claim,
-    artifact: Artifact,
-    name: str,
-    event: NewEvent | None,
-    fields: dict[str, Any] | None = None,
-) -> None:
-    with transaction.atomic():
-        events.append(claim.run_id, [event] if event else [], attempt=claim.attempt, fields=fields)
-        artifacts.attach(Run(pk=claim.run_id), artifact, name)
 
 
 def _succeed(claim: Claim, run: Run, worker: Worker, started: float, compute_seconds: float) -> None:
@@ -217,9 +205,10 @@ def _succeed(claim: Claim, run: Run, worker: Worker, started: float, compute_sec
         compute_seconds=compute_seconds,
         peak_device_bytes=_peak_device_bytes(),
     )
-    fields = {"provenance": {**run.provenance, **ended}, "summary": run.summary}
+    fields = {"provenance": {**run.provenance, **ended}, "steps_done": 0, "steps_total": 0}
     retrying(lambda: claims.finish(claim, Status.SUCCEEDED, fields=fields))
-    _measure(worker, run, compute_seconds)
+    if run.attempt == 1:  # a later attempt computed only what was missing
+        retrying(lambda: estimates.learn(worker, run, compute_seconds))
     log.info("run_succeeded", seconds=ended["wall_seconds"])
 
 
@@ -251,15 +240,6 @@ def _peak_device_bytes() -> int | None:
     return int(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else None
 
 
-def _measure(worker: Worker, run: Run, compute_seconds: float) -> None:
-    """Learn the worker's rate from a run it computed whole; half of the old figure stays in."""
-    if run.attempt != 1 or compute_seconds < MIN_MEASURED_SECONDS or not run.flops:
-        return
-    rate = run.flops / compute_seconds
-    worker.flops_per_second = rate if not worker.flops_per_second else (rate + worker.flops_per_second) / 2
-    retrying(lambda: Worker.objects.filter(pk=worker.pk).update(flops_per_second=worker.flops_per_second))
-
-
 def _stored_places(run: Run) -> dict[tuple[int, int, int], int]:
     rows = Tile.objects.filter(run=run).values_list("panel", "r0", "c0", "nr", "nc")
     return {(panel, r0, c0): nr * nc for panel, r0, c0, nr, nc in rows}
@@ -269,12 +249,6 @@ def _already_open(run: Run, event: said.PanelOpened) -> bool:
     """Whether an earlier attempt announced this very panel."""
     earlier = RunEvent.objects.filter(run=run, kind="panel", payload__index=event.index).order_by("-seq").first()
     return earlier is not None and earlier.payload == payload(event)
-
-
-def _already_kept(claim: Claim, event: NewEvent) -> bool:
-    """Whether this attempt's result got stored although the answer of the commit was lost."""
-    mine = RunEvent.objects.filter(run_id=claim.run_id, attempt=claim.attempt, kind=event.kind)
-    return any(row.payload == event.payload for row in mine)
 
 
 def _as_said(row: Tile) -> said.Tile:

@@ -175,7 +175,7 @@ class RunFeed(Follower):
         self._ring = Ring(0)
         self._ready = asyncio.Event()
         self._told_at = 0.0
-        self._told_cells = -1
+        self._told_done = (-1, -1)
         self._covering = asyncio.Lock()
         self._picturing = asyncio.Lock()
         self._snapshot: tuple[float, Snapshot] | None = None
@@ -283,7 +283,7 @@ class RunFeed(Follower):
         """Renew the `run` message: at once when the run's standing changed, else at most once a second."""
         now = time.monotonic()
         urgent = before is None or before.standing != state.standing or before.source_id != state.source_id
-        overdue = state.cells_done != self._told_cells and now - self._told_at >= PROGRESS_SECONDS
+        overdue = state.done != self._told_done and now - self._told_at >= PROGRESS_SECONDS
         if not (urgent or overdue):
             return False
         run = await in_thread(reads.read_run, self.run_id)
@@ -291,7 +291,7 @@ class RunFeed(Follower):
             return False
         self._run, self._run_entries = run, {}
         self.run_version += 1
-        self._told_at, self._told_cells = now, state.cells_done
+        self._told_at, self._told_done = now, state.done
         return True
 
 

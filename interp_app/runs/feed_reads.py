@@ -46,8 +46,8 @@ class RunState:
     """Changes whenever somebody may have lost the right to watch."""
     standing: tuple[Any, ...]
     """Changes with all of the slim form that is worth telling at once."""
-    cells_done: int
-    """Changes with every tile; told at a lower rate."""
+    done: tuple[int, int]
+    """Cells and steps: changes with every tile; told at a lower rate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +67,21 @@ _STATE: Final = (
     "reused_from__last_seq",
     "last_seq",
     "cells_done",
+    "steps_done",
     "owner_id",
     "visibility",
     "status",
 )
-_STANDING: Final = ("stage", "attempt", "cancel_requested_at", "title", "archived_at", "cells_total", "finished_at")
+_STANDING: Final = (
+    "stage",
+    "attempt",
+    "cancel_requested_at",
+    "title",
+    "archived_at",
+    "cells_total",
+    "steps_total",
+    "finished_at",
+)
 
 
 def read_state(run_id: uuid.UUID) -> RunState | None:
@@ -79,14 +89,14 @@ def read_state(run_id: uuid.UUID) -> RunState | None:
     row = Run.objects.filter(pk=run_id).values_list(*_STATE, *_STANDING).first()
     if row is None:
         return None
-    source, source_seq, own_seq, cells_done, owner, visibility, status, *standing = row
+    source, source_seq, own_seq, cells_done, steps_done, owner, visibility, status, *standing = row
     return RunState(
         source_id=source or run_id,
         last_seq=own_seq if source is None else source_seq,
         finished=status in TERMINAL,
         access=(owner, visibility, status),
         standing=(status, visibility, *standing),
-        cells_done=cells_done,
+        done=(cells_done, steps_done),
     )
 
 

@@ -7,6 +7,7 @@ Invariants, kept by `claims`, `events` and `services` and by the constraints bel
 """
 
 import uuid
+from typing import Any
 
 from django.conf import settings
 from django.db import models
@@ -44,7 +45,7 @@ class Worker(models.Model):
     """Slugs of the catalog's models whose folder this worker can read."""
     models_warm = models.JSONField(default=list)
     flops_per_second = models.FloatField(null=True)
-    """Measured over its last runs; the cost preview divides by it."""
+    """Measured over its last runs, whatever they computed: what a preview has for a model without a `Calibration`."""
     started_at = models.DateTimeField()
     heartbeat_at = models.DateTimeField(db_index=True)
     stopped_at = models.DateTimeField(null=True, blank=True)
@@ -54,6 +55,29 @@ class Worker(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class Calibration(models.Model):
+    """How fast one worker computes one model: seconds = factor × (FLOPs / rate + launches × seconds a launch).
+
+    Measured when the model is first loaded in a dtype; `factors` are learned from finished runs, one a method.
+    """
+
+    worker = models.ForeignKey(Worker, on_delete=models.CASCADE, related_name="calibrations")
+    model = models.ForeignKey(ModelSource, on_delete=models.CASCADE, related_name="calibrations")
+    dtype = models.CharField(max_length=10)
+    flops_per_second = models.FloatField()
+    seconds_per_launch = models.FloatField()
+    factors = models.JSONField(default=dict, blank=True)
+    weights = models.CharField(max_length=64)
+    """Hash of the weight hashes it was measured on: other weights may be another architecture."""
+    measured_at = models.DateTimeField()
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=("worker", "model", "dtype"), name="one_calibration"),)
+
+    def __str__(self) -> str:
+        return f"{self.flops_per_second:.3g} FLOP/s, {self.seconds_per_launch:.3g} s a launch"
 
 
 class Tag(models.Model):
@@ -88,7 +112,7 @@ class Run(models.Model):
     cloned_from = models.ForeignKey("self", null=True, blank=True, on_delete=models.SET_NULL, related_name="clones")
 
     status = models.CharField(max_length=9, choices=Status, default=Status.QUEUED)
-    stage = models.CharField(max_length=12, blank=True)
+    stage = models.CharField(max_length=40, blank=True)
     attempt = models.PositiveIntegerField(default=0)
     losses = models.PositiveIntegerField(default=0)
     """How often in a row a worker was lost on this run; reset by a resume."""
@@ -97,7 +121,11 @@ class Run(models.Model):
     cancel_requested_at = models.DateTimeField(null=True, blank=True)
     cells_done = models.PositiveIntegerField(default=0)
     cells_total = models.PositiveIntegerField(default=0)
+    steps_done = models.PositiveIntegerField(default=0)
+    steps_total = models.PositiveIntegerField(default=0)
+    """Steps of the present stage, for methods whose progress is not counted in cells; 0 where it is."""
     flops = models.FloatField(default=0)
+    launches = models.PositiveBigIntegerField(default=0)
     last_seq = models.PositiveBigIntegerField(default=0)
     summary = models.JSONField(default=dict, blank=True)
     failure_code = models.CharField(max_length=40, blank=True)
@@ -137,6 +165,11 @@ class Run(models.Model):
         return self.title
 
     @property
+    def progress(self) -> dict[str, Any]:
+        """How far it is: `done` of `total` of `unit`."""
+        return progress_of(self.cells_done, self.cells_total, self.steps_done, self.steps_total)
+
+    @property
     def source(self) -> "Run":
         """The run whose log, tiles and artifacts show this run's results: itself, or the one it was answered from."""
         return self.reused_from or self
@@ -145,6 +178,13 @@ class Run(models.Model):
     def source_id(self) -> uuid.UUID:
         """`source.pk` without a query."""
         return self.reused_from_id or self.pk
+
+
+def progress_of(cells_done: int, cells_total: int, steps_done: int, steps_total: int) -> dict[str, Any]:
+    """Progress in the unit a run counts in: steps where its method tells them, else cells. A total of 0 is unknown."""
+    if steps_total or not cells_total:
+        return {"done": steps_done, "total": steps_total, "unit": "steps"}
+    return {"done": cells_done, "total": cells_total, "unit": "cells"}
 
 
 class RunEvent(models.Model):

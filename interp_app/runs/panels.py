@@ -86,6 +86,16 @@ def covered_cells(run_id: uuid.UUID) -> int:
     return sum(_covered(rectangles) for rectangles in found.values())
 
 
+def panel_cells(run_id: uuid.UUID) -> int:
+    """How many cells the panels have that a run announced; 0 where it announced none."""
+    shapes: dict[int, int] = {}
+    for payload in (
+        RunEvent.objects.filter(run_id=run_id, kind="panel").order_by("seq").values_list("payload", flat=True)
+    ):
+        shapes[payload["index"]] = len(payload["rows"]["ticks"]) * len(payload["columns"]["ticks"])
+    return sum(shapes.values())
+
+
 def _covered(rectangles: Collection[tuple[int, int, int, int]]) -> int:
     rows = max(r0 + nr for r0, _, nr, _ in rectangles)
     columns = max(c0 + nc for _, c0, _, nc in rectangles)

@@ -6,7 +6,7 @@ only ever swaps neighbours for a minute.
 """
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -16,7 +16,8 @@ from django.db.models import DateTimeField, JSONField, Max, OuterRef, Subquery
 from django.utils import timezone
 
 from interp_app.catalog.models import ModelSource
-from interp_app.runs.models import Run, RunEvent, Status, Worker
+from interp_app.runs import estimates
+from interp_app.runs.models import Calibration, Run, RunEvent, Status, Worker
 from interp_app.runs.selectors import online_workers
 from interp_app.runs.shapes import for_slim
 
@@ -74,10 +75,12 @@ def would_queue(model: ModelSource, viewer: Any) -> tuple[int, str]:
 
 
 def _entries(viewer: Any) -> list[QueueEntry]:
-    queued = list(for_slim(Run.objects.filter(status=Status.QUEUED)).order_by("queued_at", "id")[:MAX_SHOWN])
+    waiting = estimates.with_dtype(for_slim(Run.objects.filter(status=Status.QUEUED)))
+    queued = list(waiting.order_by("queued_at", "id")[:MAX_SHOWN])
     if not queued:
         return []
     slots = _slots(viewer)
+    known = estimates.calibrations([slot.worker for slot in slots], [run.model_id for run in queued])
     running = _running_counts()
     order = _in_turn(queued, dict(running), _served({run.owner_id for run in queued}))
     free: dict[uuid.UUID, float | None] = {slot.worker.pk: slot.free_in for slot in slots}
@@ -86,12 +89,12 @@ def _entries(viewer: Any) -> list[QueueEntry]:
         mine = run.owner_id == getattr(viewer, "pk", None)
         barred = _barred(run, mine=mine)
         reason = barred or _reason(run.model, running.get(run.owner_id, 0), slots, mine=mine)
-        entries.append(QueueEntry(run, position, reason, None if barred else _start_in(run, slots, free)))
+        entries.append(QueueEntry(run, position, reason, None if barred else _start_in(run, slots, free, known)))
     return entries
 
 
 def _slots(viewer: Any) -> list[_Slot]:
-    """The online workers, in three queries."""
+    """The online workers, in four queries."""
     workers = online_workers()
     progress = RunEvent.objects.filter(
         run=OuterRef("pk"),
@@ -99,35 +102,38 @@ def _slots(viewer: Any) -> list[_Slot]:
         seq__gt=OuterRef("last_seq") - PROGRESS_WITHIN,
         kind="progress",
     ).order_by("-seq")
-    held = for_slim(Run.objects.filter(status=Status.RUNNING, worker__in=workers)).annotate(
-        progress=Subquery(progress.values("payload")[:1], output_field=JSONField()),
-        progress_at=Subquery(progress.values("created_at")[:1], output_field=DateTimeField()),
+    running_now = for_slim(Run.objects.filter(status=Status.RUNNING, worker__in=workers))
+    held = estimates.with_dtype(running_now).annotate(
+        last_progress=Subquery(progress.values("payload")[:1], output_field=JSONField()),
+        last_progress_at=Subquery(progress.values("created_at")[:1], output_field=DateTimeField()),
     )
     running = {run.worker_id: run for run in held}
+    known = estimates.calibrations(workers, [run.model_id for run in running.values()]) if running else {}
     visible = Run.objects.visible_to(viewer).filter(pk__in=[run.pk for run in running.values()])
     shown = set(visible.values_list("pk", flat=True)) if running else set()
     slots = []
     for worker in workers:
         run = running.get(worker.pk)
-        free_in = _remaining_seconds(run, worker) if run else 0.0
+        free_in = _remaining_seconds(run, worker, known) if run else 0.0
         slots.append(_Slot(worker, free_in, run, run is not None and run.pk in shown))
     return slots
 
 
-def _remaining_seconds(run: Any, worker: Worker) -> float | None:
-    """What the attempt itself last said; else from what a first attempt has done so far; else from FLOPs and rate.
+def _remaining_seconds(run: Any, worker: Worker, known: Mapping[estimates.Key, Calibration]) -> float | None:
+    """What the attempt itself last said; else from what a first attempt has done so far; else from its estimate.
 
     Cells that an earlier attempt computed took none of this attempt's time, so they tell nothing about its rate.
     """
     now = timezone.now()
-    said = (run.progress or {}).get("eta_seconds")
+    said = (run.last_progress or {}).get("eta_seconds")
     if said is not None:
-        return max(0.0, float(said - (now - run.progress_at).total_seconds()))
+        return max(0.0, float(said - (now - run.last_progress_at).total_seconds()))
     if run.attempt == 1 and run.cells_total and run.cells_done and run.started_at:
         elapsed = (now - run.started_at).total_seconds()
         return max(0.0, float(elapsed * (run.cells_total - run.cells_done) / run.cells_done))
     left = 1 - run.cells_done / run.cells_total if run.cells_total else 1.0
-    return float(max(0.0, left) * run.flops / worker.flops_per_second) if worker.flops_per_second else None
+    whole = estimates.of_run(run, worker, known)
+    return None if whole is None else max(0.0, left) * whole
 
 
 def _running_counts() -> dict[int, int]:
@@ -159,13 +165,16 @@ def _in_turn(queued: Sequence[Run], running: dict[int, int], served: dict[int, d
     return order
 
 
-def _start_in(run: Run, slots: Sequence[_Slot], free: dict[uuid.UUID, float | None]) -> float | None:
+def _start_in(
+    run: Run, slots: Sequence[_Slot], free: dict[uuid.UUID, float | None], known: Mapping[estimates.Key, Calibration]
+) -> float | None:
     able = [slot.worker for slot in slots if run.model.slug in slot.worker.models_available]
-    known = [(seconds, worker) for worker in able if (seconds := free[worker.pk]) is not None]
-    if not known:
+    when = [(seconds, worker) for worker in able if (seconds := free[worker.pk]) is not None]
+    if not when:
         return None
-    start, worker = min(known, key=lambda one: one[0])
-    free[worker.pk] = start + run.flops / worker.flops_per_second if worker.flops_per_second else None
+    start, worker = min(when, key=lambda one: one[0])
+    takes = estimates.of_run(run, worker, known)
+    free[worker.pk] = None if takes is None else start + takes
     return start
 
 

@@ -4,6 +4,9 @@
 transaction, fenced by the attempt, with the run's counters; the first event after a pause is written at once.
 3. At most every `PROGRESS_SECONDS` such a batch ends with a `progress` event that carries the rate and the time left.
 A database that is away is retried until the lease is gone.
+
+Progress is counted in cells, by the tiles that arrive; a method whose own `Progress` has another total than its cells
+counts in steps of its present stage instead (one that computes no map, or that refines one).
 """
 
 import math
@@ -20,7 +23,7 @@ from interp_app.runs import events
 from interp_app.runs.claims import Claim
 from interp_app.runs.control import Control, Stop
 from interp_app.runs.events import ClaimLost, NewEvent
-from interp_app.runs.models import RunEvent
+from interp_app.runs.models import RunEvent, progress_of
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -28,6 +31,9 @@ T = TypeVar("T")
 FLUSH_SECONDS: Final = 0.1
 PROGRESS_SECONDS: Final = 0.5
 RETRY_SECONDS: Final = 120.0
+STAGE_LENGTH: Final = 40
+PREPARING: Final = ("loading", "baselines")
+"""Stages in which nothing is computed yet that a rate could be told from."""
 MAX_BATCH: Final = 2000
 """Events in one transaction; a row for each is written in one statement."""
 
@@ -35,14 +41,28 @@ MAX_BATCH: Final = 2000
 class Recorder:
     """The log writer of one attempt. Use as a context manager; `drain` waits until all that was put is stored."""
 
-    def __init__(self, claim: Claim, control: Control, *, total: int, done: dict[tuple[int, int, int], int]) -> None:
-        """`done` are the cells of stored tiles by (panel, r0, c0), so that a resumed run counts on."""
+    def __init__(
+        self,
+        claim: Claim,
+        control: Control,
+        *,
+        total: int,
+        done: dict[tuple[int, int, int], int],
+        expected_seconds: float | None = None,
+    ) -> None:
+        """`done` are the cells of stored tiles by (panel, r0, c0), so that a resumed run counts on.
+
+        `expected_seconds` is what the whole run was estimated at: the time left until there is a rate to tell it from.
+        """
         self._claim = claim
         self._control = control
         self._places = dict(done)
         self._done = self._started_with = sum(done.values())
         self._told = self._done
         self._total = total
+        self._expected = expected_seconds
+        self._steps = (0, 0)
+        self._steps_since: tuple[int, float] | None = None
         self._stage = "loading"
         self._message = ""
         self._pending: list[NewEvent] = []
@@ -85,24 +105,43 @@ class Recorder:
                 self._pending.append(event)
             self._condition.notify_all()
 
-    def stage(self, stage: str, message: str | None = None, total: int | None = None) -> None:
+    def stage(self, stage: str, message: str | None = None, done: int = 0, total: int = 0) -> None:
         """Tell where the attempt is; a new stage is a status event at once, else it waits for the next progress.
 
-        No `message` keeps the present one as long as the stage stays. What says nothing new causes no write.
+        No `message` keeps the present one as long as the stage stays. `done` of `total` are a method's own count; a
+        total of 0, or of the run's cells, leaves the count to the tiles. What says nothing new causes no write.
         """
         with self._condition:
             self._raise()
+            stage = stage[:STAGE_LENGTH]
+            moved = stage != self._stage
             if message is None:
-                message = self._message if stage == self._stage else ""
-            total = total or self._total
-            self._dirty = self._dirty or (stage, message, total) != (self._stage, self._message, self._total)
-            self._message, self._total = message, total
-            if stage != self._stage:
+                message = "" if moved else self._message
+            steps = self._counted(done, total, moved=moved)
+            self._dirty = self._dirty or moved or (message, steps) != (self._message, self._steps)
+            self._message, self._steps = message, steps
+            now = time.monotonic()
+            if moved:
                 self._stage = stage
                 self._pending.append(events.status_event("running", attempt=self._claim.attempt, stage=stage))
-            if stage == "computing" and self._computing_since is None:
-                self._computing_since = time.monotonic()
+            if stage not in PREPARING and self._computing_since is None:
+                self._computing_since = now
+            if steps[1] and (moved or self._steps_since is None or steps[0] < self._steps_since[0]):
+                self._steps_since = (steps[0], now)
             self._condition.notify_all()
+
+    def opened(self, cells: int) -> None:
+        """The panels announced so far have `cells` cells together: more than were planned make the total grow."""
+        with self._condition:
+            self._total = max(self._total, cells)
+
+    def _counted(self, done: int, total: int, *, moved: bool) -> tuple[int, int]:
+        """Steps (done, total) after a method's own count; those of the last stage say nothing about a new one."""
+        if total and total != self._total:
+            return min(done, total), total
+        if total == self._total or moved:
+            return 0, 0
+        return self._steps
 
     def drain(self) -> None:
         """Return once everything put so far is committed. Raises what the thread failed with."""
@@ -153,7 +192,13 @@ class Recorder:
             self._writing = True
             progress = self._progress_due(final) if self._dirty else []
             self._dirty = self._dirty and not progress
-            fields = {"cells_done": min(self._done, self._total), "cells_total": self._total, "stage": self._stage}
+            fields = {
+                "cells_done": min(self._done, self._total),
+                "cells_total": self._total,
+                "steps_done": self._steps[0],
+                "steps_total": self._steps[1],
+                "stage": self._stage,
+            }
         self._write([*batch, *progress], fields)
         with self._condition:
             self._writing = False
@@ -178,18 +223,28 @@ class Recorder:
         self._last_progress = now
         self._told = self._done
         payload: dict[str, Any] = {
-            "done": min(self._done, self._total),
-            "total": self._total,
+            **progress_of(min(self._done, self._total), self._total, *self._steps),
             "stage": self._stage,
             "message": self._message,
         }
-        fresh = self._done - self._started_with
-        elapsed = now - self._computing_since if self._computing_since else 0.0
-        if fresh > 0 and elapsed > 0:
-            rate = fresh / elapsed
+        rate = self._rate(payload["unit"], now)
+        left = payload["total"] - payload["done"]
+        if rate:
             payload["rate"] = round(rate, 3)
-            payload["eta_seconds"] = round(max(0, self._total - self._done) / rate, 1)
+            payload["eta_seconds"] = round(max(0, left) / rate, 1)
+        elif self._expected is not None and self._computing_since and not self._started_with:
+            payload["eta_seconds"] = round(max(0.0, self._expected - (now - self._computing_since)), 1)
         return [NewEvent("progress", payload)]
+
+    def _rate(self, unit: str, now: float) -> float:
+        """What this attempt computes a second: cells, or steps of the present stage; 0 while nothing can be said."""
+        if unit == "steps":
+            first, since = self._steps_since or (0, now)
+            fresh = self._steps[0] - first
+        else:
+            since = self._computing_since or now
+            fresh = self._done - self._started_with
+        return fresh / (now - since) if fresh > 0 and now > since else 0.0
 
     def _write(self, batch: list[NewEvent], fields: dict[str, Any]) -> None:
         def write() -> int:

@@ -11,13 +11,12 @@ from django.core.exceptions import ValidationError
 from django.db.models import Q
 from django.utils import timezone
 
-from interp_app.catalog.models import ModelSource, PromptSet
+from interp_app.catalog.models import PromptSet
 from interp_app.core.errors import not_found
 from interp_app.core.visibility import VisibleQuerySet
 from interp_app.runs.models import Run, RunArtifact, RunEvent, Tile, Worker
 from interp_app.runs.shapes import for_slim
 from interp_app.runs.states import RESUMABLE
-from tracing.experiments.registry import Cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,17 +141,6 @@ def workers() -> list[tuple[Worker, bool]]:
     online = {worker.pk for worker in online_workers()}
     recent = Worker.objects.filter(heartbeat_at__gte=timezone.now() - timedelta(days=1))
     return sorted(((worker, worker.pk in online) for worker in recent), key=lambda one: (not one[1], one[0].name))
-
-
-def estimate_seconds(method: str, model: ModelSource, cost: Cost) -> float | None:
-    """How long such a run would compute, by the median measured rate of workers that have the model; None unknown."""
-    del method  # one rate a worker: matmul FLOPs are what every method counts
-    rates = sorted(
-        worker.flops_per_second
-        for worker in Worker.objects.filter(flops_per_second__gt=0).order_by("-heartbeat_at")[:50]
-        if worker.flops_per_second and model.slug in worker.models_available
-    )
-    return cost.flops / rates[len(rates) // 2] if rates else None
 
 
 def _prompt_set(text: str) -> Q:

@@ -56,6 +56,7 @@ def submit_run(
         cloned_from=cloned_from,
         cells_total=plan.cost.cells,
         flops=plan.cost.flops,
+        launches=plan.cost.launches,
         queued_at=now,
     )
     source = None if force else identical_run(owner, plan.spec_hash)

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from interp_app.core.shapes import moment
 from interp_app.core.visibility import VisibleQuerySet, may_see
-from interp_app.runs.models import Run
+from interp_app.runs.models import Run, progress_of
 
 __all__ = [
     "Audience",
@@ -58,6 +58,8 @@ COLUMNS: Final = (
     "cancel_requested_at",
     "cells_done",
     "cells_total",
+    "steps_done",
+    "steps_total",
     "attempt",
     "owner_id",
     "owner__public_id",
@@ -170,6 +172,7 @@ def _slim(row: Mapping[str, Any], tags: list[str], seen: Audience) -> dict[str, 
         "cancelling": row["status"] == "running" and row["cancel_requested_at"] is not None,
         "cells_done": row["cells_done"],
         "cells_total": row["cells_total"],
+        "progress": progress_of(row["cells_done"], row["cells_total"], row["steps_done"], row["steps_total"]),
         "attempt": row["attempt"],
         "owner": {
             "id": str(row["owner__public_id"]),

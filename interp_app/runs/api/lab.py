@@ -14,7 +14,7 @@ from interp_app.runs.api import serializers as forms
 from interp_app.runs.models import Run, Status
 from interp_app.runs.shapes import for_slim, slim_run
 from tracing import experiments
-from tracing.experiments.registry import Method
+from tracing.experiments.registry import GROUPS, Method
 
 
 def method(found: Method) -> dict[str, object]:
@@ -24,6 +24,8 @@ def method(found: Method) -> dict[str, object]:
         "title": found.title,
         "summary": found.summary,
         "help": found.help,
+        "group": found.group,
+        "group_title": GROUPS[found.group],
         "schema": found.spec.model_json_schema(),
     }
 

@@ -27,13 +27,13 @@ from interp_app.runs.api import serializers as forms
 from interp_app.runs.details import artifact, run_panels
 from interp_app.runs.models import Run, Tile
 
-_IF_NONE_MATCH = OpenApiParameter(
+IF_NONE_MATCH = OpenApiParameter(
     "If-None-Match",
     OpenApiTypes.STR,
     OpenApiParameter.HEADER,
     description="ETag of what one has: 304 if it holds.",
 )
-_UNCHANGED = OpenApiResponse(description="Unchanged since that ETag.")
+UNCHANGED = OpenApiResponse(description="Unchanged since that ETag.")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
@@ -70,8 +70,8 @@ class PanelBinary(_PanelFile):
     @extend_schema(
         operation_id="runs_panel_bin",
         summary="A panel's values as float32",
-        parameters=[_IF_NONE_MATCH],
-        responses={(200, "application/octet-stream"): OpenApiTypes.BINARY, 304: _UNCHANGED},
+        parameters=[IF_NONE_MATCH],
+        responses={(200, "application/octet-stream"): OpenApiTypes.BINARY, 304: UNCHANGED},
     )
     def get(self, request: Request, id: UUID, index: int) -> HttpResponseBase:  # noqa: A002
         """Little-endian float32 `[planes, rows, columns]`, row-major. Cells not computed yet are the NaN 0x7FC00000,
@@ -94,8 +94,8 @@ class PanelTable(_PanelFile):
     @extend_schema(
         operation_id="runs_panel_csv",
         summary="A panel's values as CSV",
-        parameters=[_IF_NONE_MATCH],
-        responses={(200, "text/csv"): OpenApiTypes.STR, 304: _UNCHANGED},
+        parameters=[IF_NONE_MATCH],
+        responses={(200, "text/csv"): OpenApiTypes.STR, 304: UNCHANGED},
     )
     def get(self, request: Request, id: UUID, index: int) -> HttpResponseBase:  # noqa: A002
         """One line a cell: row and column with their labels, then one column a quantity, empty where there is no
@@ -153,13 +153,13 @@ class RunArtifactFile(ApiView):
         operation_id="runs_artifact",
         summary="Fetch a file",
         parameters=[
-            _IF_NONE_MATCH,
+            IF_NONE_MATCH,
             OpenApiParameter("Range", OpenApiTypes.STR, OpenApiParameter.HEADER, description="One range of bytes."),
         ],
         responses={
             (200, "application/octet-stream"): OpenApiTypes.BINARY,
             (206, "application/octet-stream"): OpenApiTypes.BINARY,
-            304: _UNCHANGED,
+            304: UNCHANGED,
             416: OpenApiResponse(description="Nothing of the file lies in that range."),
         },
     )

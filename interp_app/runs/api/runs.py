@@ -17,7 +17,7 @@ from interp_app.core.idempotency import HEADER, once
 from interp_app.core.metrics import RUNS_SUBMITTED
 from interp_app.core.models import User
 from interp_app.core.pagination import KeysetPagination
-from interp_app.runs import planning, provenance, queue, selectors, services
+from interp_app.runs import estimates, planning, provenance, queue, selectors, services
 from interp_app.runs.api import serializers as forms
 from interp_app.runs.details import run_detail
 from interp_app.runs.models import Run
@@ -149,7 +149,7 @@ class RunPreview(ApiView):
             method=body["method"],
             params=body.get("params", {}),
         )
-        seconds = selectors.estimate_seconds(plan.method.name, model, plan.cost)
+        estimate = estimates.of_plan(plan.method.name, model, plan.normalised, plan.cost)
         position, reason = queue.would_queue(model, user)
         same = services.identical_run(user, plan.spec_hash)
         return Response(
@@ -157,8 +157,9 @@ class RunPreview(ApiView):
                 "cells": plan.cost.cells,
                 "flops": plan.cost.flops,
                 "naive_flops": plan.cost.naive_flops,
-                "seconds": seconds,
-                "calibrated": seconds is not None,
+                "seconds": estimate.seconds if estimate else None,
+                "seconds_basis": estimate.basis if estimate else None,
+                "calibrated": estimate is not None,
                 "queue": {"position": position, "reason": reason},
                 "reuse": str(same.pk) if same else None,
                 "reuse_device": provenance.device_of(same) if same else None,

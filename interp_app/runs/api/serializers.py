@@ -11,6 +11,7 @@ from interp_app.core.api import StrictSerializer
 from interp_app.core.pagination import PageQuerySerializer
 from interp_app.core.visibility import Visibility
 from interp_app.runs.models import Status
+from tracing.experiments.registry import GROUPS
 
 MAX_EVENTS = 500
 MAX_WAIT_SECONDS = 25
@@ -40,6 +41,16 @@ class FailureSerializer(serializers.Serializer):
     detail = serializers.DictField(child=serializers.JSONField())
 
 
+class ProgressSerializer(serializers.Serializer):
+    """How far a run is."""
+
+    done = serializers.IntegerField()
+    total = serializers.IntegerField(help_text="0 where it is not known.")
+    unit = serializers.ChoiceField(
+        choices=["cells", "steps"], help_text="Steps of the present stage, where a method computes no map."
+    )
+
+
 class SlimRunSerializer(serializers.Serializer):
     """A run as lists, events and sockets show it."""
 
@@ -50,7 +61,8 @@ class SlimRunSerializer(serializers.Serializer):
     stage = serializers.CharField(help_text="What a running run does: loading, baselines, computing, saving.")
     cancelling = serializers.BooleanField(help_text="Its worker was asked to stop and has not yet.")
     cells_done = serializers.IntegerField()
-    cells_total = serializers.IntegerField()
+    cells_total = serializers.IntegerField(help_text="0 where the method computes no map.")
+    progress = ProgressSerializer()
     attempt = serializers.IntegerField(help_text="How often a worker has claimed it.")
     owner = PersonSerializer()
     model = ModelRefSerializer()
@@ -146,6 +158,8 @@ class MethodSerializer(serializers.Serializer):
     title = serializers.CharField()
     summary = serializers.CharField()
     help = serializers.CharField()
+    group = serializers.ChoiceField(choices=list(GROUPS))
+    group_title = serializers.CharField()
     schema = serializers.DictField(child=serializers.JSONField(), help_text="JSON Schema of `params`.")
 
 
@@ -198,6 +212,46 @@ class PanelValuesSerializer(serializers.Serializer):
     )
 
 
+class ResultFileSerializer(serializers.Serializer):
+    """The file a result is in."""
+
+    name = serializers.CharField()
+    sha256 = serializers.CharField()
+    size = serializers.IntegerField(help_text="Bytes.")
+    url = serializers.CharField()
+
+
+class ResultRowSerializer(serializers.Serializer):
+    """A typed result and where to fetch it."""
+
+    name = serializers.CharField()
+    type = serializers.CharField(help_text="Format and its version, e.g. `bars/1`.")
+    title = serializers.CharField()
+    seq = serializers.IntegerField(help_text="Number of the event that told of it.")
+    summary = serializers.DictField(child=serializers.JSONField())
+    numbers = serializers.IntegerField(allow_null=True, help_text="In all arrays; null where it is not known.")
+    url = serializers.CharField(help_text="As JSON.")
+    csv = serializers.CharField(help_text="As CSV.")
+    artifact = ResultFileSerializer()
+
+
+class ResultSerializer(serializers.Serializer):
+    """A typed result. `data` depends on the type; every type has format, name, title and facts in it."""
+
+    name = serializers.CharField()
+    type = serializers.CharField()
+    title = serializers.CharField()
+    sha256 = serializers.CharField()
+    data = serializers.DictField(child=serializers.JSONField())  # type: ignore[assignment]
+    arrays = serializers.DictField(
+        child=serializers.JSONField(), help_text="Nested lists by array name, null where there is no number."
+    )
+    shapes = serializers.DictField(child=serializers.ListField(child=serializers.IntegerField()))
+    left_out = serializers.ListField(
+        child=serializers.CharField(), help_text="Arrays that are too large for JSON: read them from the file."
+    )
+
+
 class PreviewQueueSerializer(serializers.Serializer):
     """Where the run would stand."""
 
@@ -212,7 +266,12 @@ class PreviewSerializer(serializers.Serializer):
     flops = serializers.FloatField()
     naive_flops = serializers.FloatField(help_text="With one full forward pass a cell.")
     seconds = serializers.FloatField(allow_null=True, help_text="Computing time; null where no worker was measured.")
-    calibrated = serializers.BooleanField(help_text="`seconds` comes from a measured worker.")
+    seconds_basis = serializers.ChoiceField(
+        choices=["measured", "rate"],
+        allow_null=True,
+        help_text="Where `seconds` comes from: timings of this model, or the rate of workers over other runs.",
+    )
+    calibrated = serializers.BooleanField(help_text="`seconds` is known.")
     queue = PreviewQueueSerializer()
     reuse = serializers.UUIDField(allow_null=True, help_text="An identical run that has succeeded.")
     reuse_device = serializers.CharField(

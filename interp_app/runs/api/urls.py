@@ -3,7 +3,7 @@
 from django.urls import path
 
 from interp_app.core.metrics import add_gauges
-from interp_app.runs.api import events, lab, results, runs
+from interp_app.runs.api import events, lab, results, runs, typed_results
 from interp_app.runs.api.gauges import lab_gauges
 
 add_gauges(lab_gauges)
@@ -23,6 +23,10 @@ urlpatterns = [
     path("runs/<uuid:id>/panels/<int:index>.json", results.PanelJson.as_view(), name="panel-json"),
     path("runs/<uuid:id>/artifacts/", results.RunArtifacts.as_view(), name="artifacts"),
     path("runs/<uuid:id>/artifacts/<str:name>", results.RunArtifactFile.as_view(), name="artifact"),
+    path("runs/<uuid:id>/results/", typed_results.RunResults.as_view(), name="results"),
+    path("runs/<uuid:id>/results/<str:name>/", typed_results.ResultJson.as_view(), name="result"),
+    path("runs/<uuid:id>/results/<str:name>.csv", typed_results.ResultTable.as_view(), name="result-csv"),
+    path("runs/<uuid:id>/notebook/", typed_results.RunNotebook.as_view(), name="notebook"),
     path("queue/", lab.Queue.as_view(), name="queue"),
     path("workers/", lab.Workers.as_view(), name="workers"),
 ]

@@ -10,7 +10,7 @@ from django.views.decorators.http import require_http_methods
 from interp_app.catalog import selectors as catalog
 from interp_app.catalog import shapes
 from interp_app.core.errors import ServiceError
-from interp_app.runs import planning, provenance, selectors, services
+from interp_app.runs import estimates, planning, provenance, selectors, services
 from interp_app.runs.models import Run
 from interp_app.runs.queue import would_queue
 from interp_app.runs.shapes import audience
@@ -82,11 +82,13 @@ def _preview(request: HttpRequest, form: RunForm) -> dict[str, Any]:
     )
     position, reason = would_queue(model, request.user)
     same = services.identical_run(request.user, plan.spec_hash)  # type: ignore[arg-type]
+    estimate = estimates.of_plan(plan.method.name, model, plan.normalised, plan.cost)
+    speedup = plan.cost.naive_flops / plan.cost.flops if plan.cost.flops else 1.0
     return {
         "cells": plan.cost.cells,
         "flops": plan.cost.flops,
-        "speedup": plan.cost.naive_flops / plan.cost.flops if plan.cost.flops else None,
-        "seconds": selectors.estimate_seconds(plan.method.name, model, plan.cost),
+        "speedup": speedup if speedup > 1.0 else None,
+        "seconds": estimate.seconds if estimate else None,
         "position": position,
         "reason": reason,
         "reuse": same,

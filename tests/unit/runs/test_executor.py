@@ -11,7 +11,7 @@ from django.test import override_settings
 
 from interp_app.catalog.models import ModelSource
 from interp_app.core.errors import ServiceError
-from interp_app.runs import artifacts, claims, executor, panels, services
+from interp_app.runs import artifacts, claims, executor, outcome, panels, services
 from interp_app.runs.control import Control, Stop
 from interp_app.runs.models import Run, RunArtifact, Status, Tile, Worker
 from interp_app.runs.warm_models import WarmModels
@@ -100,7 +100,7 @@ def test_the_result_is_an_artifact_that_reads_back(run, worker, warm):
 
 
 def test_a_result_whose_commit_was_not_answered_is_told_once(run, worker, warm, monkeypatch):
-    attach, calls = executor._attach, []
+    attach, calls = outcome._attach, []
 
     def answer_lost(*arguments, **options) -> None:
         attach(*arguments, **options)
@@ -108,7 +108,7 @@ def test_a_result_whose_commit_was_not_answered_is_told_once(run, worker, warm, 
         if len(calls) == 1:
             raise OperationalError("server closed the connection unexpectedly")
 
-    monkeypatch.setattr(executor, "_attach", answer_lost)
+    monkeypatch.setattr(outcome, "_attach", answer_lost)
     done = execute(worker, warm)
     assert done.status == Status.SUCCEEDED
     assert done.events.filter(kind="result").count() == 1

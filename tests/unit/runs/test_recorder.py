@@ -111,7 +111,7 @@ def test_a_stage_that_says_nothing_new_is_not_written(run, control, monkeypatch)
         log.drain()
         sizes = appends(monkeypatch)
         log.stage("computing")
-        log.stage("computing", "Sweeping.", 400)
+        log.stage("computing", "Sweeping.", 12, 400)
         log.drain()
     assert sizes == []
 
@@ -228,3 +228,70 @@ def test_retrying_outside_of_a_run_gives_up_in_the_end(monkeypatch):
 
     with pytest.raises(OperationalError):
         recorder.retrying(away)
+
+
+def last_progress(run: Run) -> dict:
+    return run.events.filter(kind="progress").last().payload
+
+
+def test_a_method_without_cells_counts_in_its_own_steps(run, control):
+    with recording(run, control, total=0) as log:
+        log.stage("computing", None, 0, 8)
+        time.sleep(0.02)
+        log.stage("computing", None, 6, 8)
+        log.drain()
+        told = last_progress(run)
+    assert (told["done"], told["total"], told["unit"]) == (6, 8, "steps")
+    assert told["rate"] > 0
+    assert told["eta_seconds"] == pytest.approx(2 / told["rate"], abs=0.1)
+    run.refresh_from_db()
+    assert (run.steps_done, run.steps_total, run.cells_total) == (6, 8, 0)
+    assert run.progress == {"done": 6, "total": 8, "unit": "steps"}
+
+
+def test_steps_of_one_stage_say_nothing_about_the_next(run, control):
+    with recording(run, control, total=0) as log:
+        log.stage("gradients", None, 8, 8)
+        log.drain()
+        log.stage("checking")
+        log.drain()
+        told = last_progress(run)
+    assert (told["done"], told["total"], told["stage"]) == (0, 0, "checking")
+    assert "rate" not in told
+
+
+def test_a_method_that_counts_its_cells_is_counted_by_the_tiles_that_arrived(run, control):
+    with recording(run, control) as log:
+        log.stage("computing", None, 300, 400)
+        log.put(tile(0))
+        log.drain()
+    told = last_progress(run)
+    assert (told["done"], told["total"], told["unit"]) == (1, 400, "cells")
+
+
+def test_a_tile_sent_again_counts_once_and_its_newest_values_stay(run, control):
+    with recording(run, control) as log:
+        for value in (1.0, 2.0):
+            log.put(events.tile_event(said.Tile(0, 0, 0, np.full((1, 2, 2), value, dtype=np.float32))))
+            log.drain()
+    run.refresh_from_db()
+    assert (run.cells_done, run.tiles.count()) == (4, 1)
+    assert np.frombuffer(bytes(run.tiles.get().values), "<f4").tolist() == [2.0] * 4
+    assert [event.seq for event in run.events.filter(kind="tile")] == [1, 3]
+
+
+def test_before_there_is_a_rate_the_time_left_is_what_was_estimated(run, control):
+    with recording(run, control, expected_seconds=60.0) as log:
+        log.stage("computing", "Begins.")
+        log.drain()
+    told = last_progress(run)
+    assert "rate" not in told
+    assert told["eta_seconds"] == pytest.approx(60.0, abs=2.0)
+
+
+def test_a_stage_s_name_fits_its_column(run, control):
+    with recording(run, control) as log:
+        log.stage("x" * 60)
+        log.drain()
+    run.refresh_from_db()
+    assert run.stage == "x" * 40
