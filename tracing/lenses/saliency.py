@@ -57,7 +57,8 @@ class Scores:
     @property
     def sums(self) -> NDArray[np.float64]:
         """Over each prompt's tokens."""
-        return np.nansum(self.values, 1)
+        found: NDArray[np.float64] = np.nansum(self.values, 1)
+        return found
 
     @property
     def differences(self) -> NDArray[np.float64]:
@@ -264,6 +265,7 @@ def table(found: Scores, metric: Metric, *, method: Method, baseline: Baseline, 
         "method": method, "metric": metric.facts.name, "unit": metric.facts.unit, "pairs": len(found.pairs),
         "values": found.metric.tolist(), "warnings": [],
     }  # fmt: skip
+    errors = np.zeros(0)
     if signed:
         errors = found.sums - found.differences
         facts |= {"baseline": baseline, "sums": found.sums.tolist(), "differences": found.differences.tolist(),

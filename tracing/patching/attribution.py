@@ -22,14 +22,14 @@ from torch import Tensor
 from tracing.errors import OutOfMemoryError, SiteError, SpecError, Stopped
 from tracing.metrics import Metric, Targets, get, require_numbers
 from tracing.models import LanguageModel
-from tracing.patching.attribution_maps import Map, check_axes, decoder_length, grid, map_of
+from tracing.patching.attribution_maps import Map, axes_of, grid, map_of
 from tracing.patching.attribution_runs import Found, Inputs, Request, inputs_of, run_batch
 from tracing.patching.attribution_sites import require_scores, spots
 from tracing.patching.attribution_sources import SOURCES, SourceName, mean_source, partners, zero_source
 from tracing.patching.baselines import to_numpy
 from tracing.patching.footprint import REMEDY
-from tracing.patching.memory import free, is_out_of_memory
 from tracing.patching.inputs import Pairs, ready
+from tracing.patching.memory import free, is_out_of_memory
 from tracing.patching.sweeps import Direction
 from tracing.prompts import TokenizedPair, require_usable
 from tracing.results import Grid
@@ -49,6 +49,8 @@ class Options:
     qk_fix: bool = False
     grad_drop: bool = False
     positions: Literal["start", "end"] = "end"
+    layers: int | Sequence[int] | None = None
+    spans: tuple[str, ...] = ()
     seed: int = 0
 
     @property
@@ -95,13 +97,7 @@ class Maps:
         runs = (found.source, found.destination) if clean_is_source else (found.destination, found.source)
         self.clean[list(numbers)], self.corrupted[list(numbers)] = map(to_numpy, runs)
         for one in self.maps:
-            scores = to_numpy(found.scores[one.site])
-            if "position" not in one.stored:
-                self.scores[one.site][list(numbers)] = scores
-                continue
-            length = scores.shape[2]
-            first = one.shape[1] - length if self.options.positions == "end" else 0
-            self.scores[one.site][list(numbers), :, first : first + length] = scores
+            self.scores[one.site][list(numbers)] = one.put(to_numpy(found.scores[one.site]), members)
 
     def grids(self) -> dict[str, Grid]:
         """One grid a site; means are over the pairs that are done and have the cell."""
@@ -145,17 +141,22 @@ def attribution_steps(
     Everything that can be refused is refused at the call, before the first step is asked for.
     """
     _check(sites, over, options, batch)
+    axes = axes_of(sites, over, options.layers)
     tokenized = ready(model, pairs)
     measure = get(metric)
     if measure.facts.needs_foil:
         require_usable(tokenized, measure.facts.name)
-    request = _request(model, sites, over, options)
     groups = _groups(tokenized)
     partner = partners(groups, options.seed) if options.source == "resample" else {}
     from_end = options.positions == "end"
     maps = [
-        map_of(site, over, model.facts, tokenized, layers=len(spots(model, site)), from_end=from_end) for site in sites
-    ]
+        map_of(
+            site, axes, model.facts, tokenized, count=len(spots(model, site)), layers=options.layers,
+            spans=options.spans, from_end=from_end,
+        )
+        for site in sites
+    ]  # fmt: skip
+    request = _request(model, maps, options)
     kept = Maps(maps, measure, options, len(tokenized), model.dtype)
     run = _Run(model, request, measure, options, tokenized, partner, should_stop or (lambda: False))
     return _steps(run, kept, groups, batch)
@@ -204,7 +205,7 @@ def _steps(run: _Run, kept: Maps, groups: Sequence[Sequence[int]], batch: int | 
             run.model, run.request.plain(run.model), run.pairs, groups, run.inputs, run.should_stop,
             from_end=run.options.positions == "end",
         )  # fmt: skip
-    waiting = [numbers for group in groups for numbers in _cut(group, run.pairs[group[0]].length, batch)]
+    waiting = [numbers for group in groups for numbers in _cut(group, len(run.pairs[group[0]].clean_ids), batch)]
     done = 0
     while waiting:
         if run.should_stop():
@@ -230,8 +231,8 @@ def _try(run: _Run, numbers: Sequence[int]) -> Found | None:
             raise
         if len(numbers) == 1:
             raise OutOfMemoryError(
-                f"The gradients of one prompt of {run.pairs[numbers[0]].length} tokens do not fit in the memory of "
-                f"{run.model.device}.",
+                f"The gradients of one prompt of {len(run.pairs[numbers[0]].clean_ids)} tokens do not fit in the memory "
+                f"of {run.model.device}.",
                 remedy=REMEDY,
             ) from error
     return None
@@ -263,6 +264,8 @@ def attribution_patching(
     qk_fix: bool = False,
     grad_drop: bool = False,
     positions: Literal["start", "end"] = "end",
+    layers: int | Sequence[int] | None = None,
+    spans: Sequence[str] = (),
     seed: int = 0,
     batch: int | Literal["auto"] = "auto",
     should_stop: Callable[[], bool] | None = None,
@@ -275,8 +278,9 @@ def attribution_patching(
     (unpatched + score − corrupted) / (clean − corrupted). `grid.examples` `[pair, row, column]` are each pair's scores.
 
     `sites` are the standard sites that have layers, and "neurons" (the input of an MLP's last projection).
-    `over` are two or three of "layer", "position", "head", "neuron", "example"; of three the first two share the rows.
-    What is not named is summed over: the estimate for patching all of it together.
+    `over` are the axes of the map as of a sweep: any of "example", "layer", "head", "position" or "span", "neuron", in
+    this order, the last one its columns. What is not named is summed over: the estimate for patching all of it at once.
+    `layers` are those of the map, by default all; without the axis "layer", one. `spans` are those of the axis "span".
     `direction`: "denoising" takes gradients in the corrupted run, "noising" in the clean one.
     `source`: "interchange" patches the pair's other run in, "zero" zeros, "mean" the mean over the pairs of the other
     run's activations at each position, "resample" another pair's other run (of the same length, by `seed`).
@@ -292,7 +296,7 @@ def attribution_patching(
     not align, `OutOfMemoryError` where one pair does not fit, `Stopped` once `should_stop()`.
     """
     names = (sites,) if isinstance(sites, str) else tuple(sites)
-    options = Options(direction, source, absolute, qk_fix, grad_drop, positions, seed)
+    options = Options(direction, source, absolute, qk_fix, grad_drop, positions, layers, tuple(spans), seed)
     last = None
     for step in attribution_steps(
         model, pairs, metric, sites=names, over=over, options=options, batch=batch, should_stop=should_stop
@@ -317,12 +321,8 @@ def atp_star(
     return attribution_patching(model, pairs, metric, sites=sites, qk_fix=True, grad_drop=True, **options)
 
 
-def _request(model: LanguageModel, sites: Sequence[str], over: Sequence[str], options: Options) -> Request:
-    check_axes(sites, over)
-    kept = frozenset(over) - {"layer", "example"}
-    request = Request(dict.fromkeys(sites, kept), options.qk_fix, options.grad_drop)
-    for site in sites:
-        spots(model, site)
+def _request(model: LanguageModel, maps: Sequence[Map], options: Options) -> Request:
+    request = Request({one.site: one.kept for one in maps}, options.qk_fix, options.grad_drop)
     if options.qk_fix:
         if not request.fixed:
             raise SpecError("The query and key fix concerns the sites q and k.", remedy='Add them: sites=["q", "k"].')
@@ -357,7 +357,7 @@ def _groups(pairs: Sequence[TokenizedPair]) -> list[list[int]]:
     """Numbers of pairs that can run together, without padding."""
     groups: dict[tuple[int, int, int], list[int]] = {}
     for number, pair in enumerate(pairs):
-        key = (pair.length, pair.answer_position, decoder_length(pair))
+        key = (len(pair.clean_ids), pair.answer_position, len(pair.decoder_ids))
         groups.setdefault(key, []).append(number)
     return list(groups.values())
 

@@ -1,32 +1,25 @@
-"""The maps that attribution fills: which axes a site has, and from every pair's scores to a `Grid`. Torch-free."""
+"""The maps that attribution fills: a sweep's axes and labels, and from every pair's scores to a `Grid`. Torch-free."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
-from math import prod
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tracing.errors import SpecError
+from tracing.errors import SiteError, SpecError
 from tracing.events import Axis, Panel, Quantity, Tick
 from tracing.families.facts import ModelFacts
 from tracing.families.sites import ATTENTION_SITES, HEAD_SITES
 from tracing.metric_facts import MetricFacts
-from tracing.patching.axes import TITLES, aggregate, head_axis, layer_axis, means, position_axis
+from tracing.patching.axes import TITLES, _pair, _product, _span, aggregate, layer_axis, means, position_axis
+from tracing.patching.cells import _axes, _numbers
 from tracing.prompts import TokenizedPair
 from tracing.results import Grid
 
-AXES: Final = ("layer", "head", "position", "neuron", "example")
-STORED: Final = ("layer", "position", "head", "neuron")
-"""The order in which scores are kept for each pair; axes that a map does not have are summed over."""
-MORE_TITLES: Final = {
-    **TITLES,
-    "q": "Queries", "k": "Keys", "v": "Values", "pattern": "Attention patterns", "head_out": "What heads write",
-    "scores": "Attention scores", "q_rot": "Rotated queries", "k_rot": "Rotated keys", "neurons": "MLP neurons",
-    "mixer_out": "Mixer output", "cross_out": "Cross-attention output",
-}  # fmt: skip
+MORE_TITLES: Final = {**TITLES, "scores": "Attention scores", "q_rot": "Rotated queries", "k_rot": "Rotated keys"}
+KEYS_AND_VALUES: Final = ("k", "v", "k_rot")
+"""Sites of the native key-value heads."""
 
 
 def has_heads(site: str) -> bool:
@@ -34,103 +27,157 @@ def has_heads(site: str) -> bool:
     return site in (*HEAD_SITES, *ATTENTION_SITES)
 
 
-def check_axes(sites: Sequence[str], over: Sequence[str]) -> None:
-    """Raises `SpecError` for axes that make no map, or that a site lacks."""
-    if unknown := [axis for axis in over if axis not in AXES]:
-        raise SpecError(f"There is no axis {unknown[0]!r}.", remedy=f"Axes are {', '.join(AXES)}.")
-    if len(set(over)) != len(over) or not 2 <= len(over) <= 3 or "layer" not in over:
+def axes_of(sites: Sequence[str], over: Sequence[str], layers: int | Sequence[int] | None) -> tuple[str, ...]:
+    """The axes of a map, checked.
+
+    Raises `SpecError` for axes that make no map or layers that are not named, `SiteError` for a site that lacks one.
+    """
+    chosen = _axes(over)
+    if "layer" not in chosen and not isinstance(layers, int):
         raise SpecError(
-            f"A map cannot be over {tuple(over)}.",
-            remedy='Name two or three different axes, the layer among them: ("layer", "position").',
+            "A map without the axis of layers is that of one layer.", remedy='Give layers=3, or put "layer" in over.'
         )
     for site in sites:
-        if "head" in over and not has_heads(site):
-            raise SpecError(f"The site {site} has no head axis.", remedy="Use z, q, k, v, pattern or head_out.")
-        if "neuron" in over and site != "neurons":
-            raise SpecError(f"The site {site} has no neuron axis.", remedy='Use the site "neurons".')
+        if "head" in chosen and not has_heads(site):
+            raise SiteError(f"The site {site} has no head axis.", remedy="Sites with heads: z, q, k, v, pattern.")
+        if "neuron" in chosen and site != "neurons":
+            raise SiteError(f"The site {site} has no neuron axis.", remedy="Neuron maps need the site neurons.")
+    return chosen
 
 
 @dataclass(frozen=True, slots=True)
 class Map:
-    """One site's map: its axes in the order asked for, and the shape of what is kept for each pair."""
+    """One site's map. What is kept for each pair is `[layer, place, unit]`; an axis that is not wanted has size 1."""
 
     site: str
     over: tuple[str, ...]
-    axes: Mapping[str, Axis]
+    layers: tuple[int, ...]
+    places: Axis | None
+    """Positions or spans."""
+    units: Axis | None
+    """Heads or neurons."""
+    examples: Axis
+    from_end: bool
 
     @property
-    def stored(self) -> tuple[str, ...]:
-        """The axes kept for each pair, in their order."""
-        return tuple(axis for axis in STORED if axis in self.over)
+    def kept(self) -> frozenset[str]:
+        """What runs need not sum over."""
+        place = {"position"} if self.places else set()
+        return frozenset(place | ({self.units.name} if self.units else set()))
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> tuple[int, int, int]:
         """Of one pair's scores."""
-        return tuple(len(self.axes[axis]) for axis in self.stored)
+        return len(self.layers), len(self.places) if self.places else 1, len(self.units) if self.units else 1
+
+    @property
+    def inner(self) -> list[Axis]:
+        """Axes inside of a layer, in a sweep's order: heads before places before neurons."""
+        found = [axis for axis in (self.units, self.places) if axis is not None]
+        return found[::-1] if "neuron" in self.over else found
 
     @property
     def rows(self) -> Axis:
-        """The first axis; of three, the first two together."""
-        first = [self.axes[axis] for axis in self.over[:-1]]
-        if len(first) == 1:
-            return first[0]
-        a, b = first
-        ticks = tuple(
-            Tick(f"{one.label}.{n if b.name == 'position' else two.label}")
-            for one, (n, two) in product(a.ticks, enumerate(b.ticks))
-        )
-        return Axis(f"{a.name}.{b.name}", f"{a.title} . {b.title}", ticks)
+        """All axes but the columns', as a sweep has them: "L3.H5"."""
+        layer = [layer_axis(self.layers)] if "layer" in self.over or len(self.inner) < 2 else []
+        if "example" not in self.over:
+            return _product([*layer, *self.inner[:-1]])
+        if not self.inner:
+            return self.examples
+        rows = [*(layer if "layer" in self.over else []), *self.inner[:-1], self.examples]
+        return _product(rows)
 
     @property
     def columns(self) -> Axis:
         """The last axis."""
-        return self.axes[self.over[-1]]
+        if self.inner:
+            return self.inner[-1]
+        return layer_axis(self.layers) if "example" in self.over else Axis("all", "the whole site", (Tick("all"),))
+
+    def put(self, scores: NDArray[Any], pairs: Sequence[TokenizedPair]) -> NDArray[Any]:
+        """`[pair, layer, (position,) (unit)]` of pairs of one length, as `[pair, *shape]`; NaN where there is no such
+        place."""
+        values = scores[:, list(self.layers)]
+        values = values if "position" in self.kept else np.expand_dims(values, 2)
+        values = values if self.units else values[..., None]
+        if self.places is None:
+            return values
+        found = np.full((len(values), *self.shape), np.nan, values.dtype)
+        if self.places.name == "position":
+            length = values.shape[2]
+            first = self.shape[1] - length if self.from_end else 0
+            found[:, :, first : first + length] = values
+            return found
+        for own, pair, target in zip(values, pairs, found, strict=True):
+            named = {name: (start, end) for name, start, end in pair.spans}
+            for place, tick in enumerate(self.places.ticks):
+                if tick.label in named:
+                    start, end = named[tick.label]
+                    target[:, place] = own[:, start:end].sum(1)
+        return found
 
     def laid_out(self, scores: NDArray[Any]) -> NDArray[Any]:
-        """`[…, *stored]` as `[…, row, column]`, for axes without the example's."""
-        order = [self.stored.index(axis) for axis in self.over]
-        lead = scores.ndim - len(order)
-        turned = scores.transpose(*range(lead), *(lead + n for n in order))
-        return turned.reshape(*turned.shape[:lead], -1, turned.shape[-1])
+        """`[pair, *shape]` as `[pair, row, column]`, before pairs get rows of their own."""
+        turned = scores if "neuron" in self.over else scores.swapaxes(2, 3)
+        return turned.reshape(len(scores), -1, len(self.inner[-1]) if self.inner else 1)
 
-    def by_example(self, scores: NDArray[Any]) -> NDArray[Any]:
-        """`[example, *stored]` as `[row, column]`, the example being one of the map's axes."""
-        names = ("example", *self.stored)
-        turned = scores.transpose([names.index(axis) for axis in self.over])
-        return turned.reshape(prod(turned.shape[:-1]), turned.shape[-1])
+    def by_example(self, laid: NDArray[Any]) -> NDArray[Any]:
+        """`[pair, row, column]` as `[row, column]` of a map in which each pair has rows of its own."""
+        if not self.inner:
+            return laid[..., 0]
+        return laid.swapaxes(0, 1).reshape(-1, laid.shape[-1])
 
 
 def map_of(
     site: str,
-    over: Sequence[str],
+    over: tuple[str, ...],
     facts: ModelFacts,
     pairs: Sequence[TokenizedPair],
     *,
-    layers: int,
+    count: int,
+    layers: int | Sequence[int] | None,
+    spans: Sequence[str],
     from_end: bool,
 ) -> Map:
-    """The map of one site; k and v have the native key-value heads."""
-    heads = facts.n_kv_heads if site in ("k", "v", "k_rot") else facts.n_heads
-    made = {
-        "layer": lambda: layer_axis(layers),
-        "head": lambda: replace(head_axis(heads), title="key-value head" if heads < facts.n_heads else "head"),
-        "position": lambda: _positions(pairs, facts, site, from_end=from_end),
-        "neuron": lambda: Axis("neuron", "neuron", tuple(Tick(str(n)) for n in range(facts.d_mlp))),
-        "example": lambda: Axis("example", "prompt pair", tuple(Tick(str(pair.number)) for pair in pairs)),
-    }
-    return Map(site, tuple(over), {axis: made[axis]() for axis in over})
+    """The map of one site of `count` layers; k and v have the native key-value heads.
+
+    Raises `SpecError` for a span that no pair has, `SiteError` for a layer that is not there.
+    """
+    heads = facts.n_kv_heads if site in KEYS_AND_VALUES else facts.n_heads
+    units = None
+    if "head" in over:
+        units = Axis("head", "key-value head" if heads < facts.n_heads else "head", _ticks(heads))
+    elif "neuron" in over:
+        units = Axis("neuron", "neuron", _ticks(facts.d_mlp))
+    places = None
+    if "position" in over:
+        places = _positions(pairs, site, from_end=from_end)
+    elif "span" in over:
+        places = Axis("span", "span", tuple(_span(name, pairs) for name in _names(pairs, spans)))
+    examples = Axis("example", "prompt pair", tuple(_pair(pair) for pair in pairs))
+    return Map(site, over, _numbers(layers, count, "layer"), places, units, examples, from_end)
 
 
-def _positions(pairs: Sequence[TokenizedPair], facts: ModelFacts, site: str, *, from_end: bool) -> Axis:
-    if not facts.n_encoder_layers or site.startswith("encoder_"):
+def _ticks(count: int) -> tuple[Tick, ...]:
+    return tuple(Tick(str(n)) for n in range(count))
+
+
+def _names(pairs: Sequence[TokenizedPair], spans: Sequence[str]) -> tuple[str, ...]:
+    there = tuple(dict.fromkeys(name for pair in pairs for name, _, _ in pair.spans))
+    missing = [name for name in spans if name not in there]
+    if missing or not there:
+        raise SpecError(
+            f"No pair has the span {missing[0]!r}." if missing else "The pairs have no named spans.",
+            remedy='Name them in each pair: PromptPair(..., spans={"subject": "Mary", "END": -1}).',
+        )
+    return tuple(spans) or there
+
+
+def _positions(pairs: Sequence[TokenizedPair], site: str, *, from_end: bool) -> Axis:
+    if not site.startswith("encoder_"):
         return position_axis(pairs, from_end=from_end)
-    longest = max(decoder_length(pair) for pair in pairs)
-    return Axis("position", "decoder position", tuple(Tick(str(n)) for n in range(longest)))
-
-
-def decoder_length(pair: TokenizedPair) -> int:
-    """How many tokens the decoder of an encoder-decoder model reads."""
-    return max(1, len(pair.decoder_ids))
+    longest = max(len(pair.clean_ids) for pair in pairs)  # positions of these pairs are the decoder's
+    return Axis("position", "encoder position", _ticks(longest))
 
 
 def grid(
@@ -140,27 +187,34 @@ def grid(
     metric: MetricFacts,
     facts: Mapping[str, Any],
 ) -> Grid:
-    """The map from `[pair, *stored]` (NaN: no such cell, or not computed yet) and each pair's two baselines.
+    """The map from `[pair, *shape]` (NaN: no such cell, or not computed yet) and each pair's two baselines.
 
     Planes: `score`, the mean over pairs of the estimated effect (of its absolute value, where facts say so); and
     `estimated_recovery` for signed scores.
     """
     clean, corrupted = baselines
-    absolute = bool(facts["absolute"])
-    magnitude = np.abs(scores) if absolute else scores
-    if "example" in described.over:
-        shown, examples = described.by_example(magnitude), None
-    else:
-        examples = described.laid_out(scores)
-        shown = means(described.laid_out(magnitude), ~np.isnan(examples)).astype(scores.dtype)
-    planes = {"score": shown}
-    if not absolute:
-        planes["estimated_recovery"] = _recovery(described, scores, clean, corrupted, str(facts["direction"]))
+    apart = "example" in described.over
+    laid = described.laid_out(scores)
+    each = np.abs(laid) if facts["absolute"] else laid
+    planes = {"score": described.by_example(each) if apart else means(each, ~np.isnan(each)).astype(scores.dtype)}
+    if not facts["absolute"]:
+        unpatched = corrupted if facts["direction"] == "denoising" else clean
+        planes["estimated_recovery"] = _recovery(laid + unpatched[:, None, None], clean, corrupted, described, apart)
     panel = panel_of(described, metric, facts, baselines)
     return Grid(
-        panel.name, panel.title, panel.rows, panel.columns, panel.quantities, planes, examples,
-        clean if examples is not None else None, corrupted if examples is not None else None, panel.facts,
+        panel.name, panel.title, panel.rows, panel.columns, panel.quantities, planes, None if apart else laid,
+        None if apart else clean, None if apart else corrupted, panel.facts,
     )  # fmt: skip
+
+
+def _recovery(
+    patched: NDArray[Any], clean: NDArray[Any], corrupted: NDArray[Any], described: Map, apart: bool
+) -> NDArray[Any]:
+    """(patched − corrupted) / (clean − corrupted), as a sweep's recovery; NaN where that is no number."""
+    if not apart:
+        return aggregate(patched, clean, corrupted)[0].astype(patched.dtype)
+    each = [aggregate(patched[[n]], clean[[n]], corrupted[[n]])[0] for n in range(len(patched))]
+    return described.by_example(np.stack(each)).astype(patched.dtype)
 
 
 def panel_of(
@@ -178,28 +232,19 @@ def panel_of(
         "estimated_recovery", "Estimated recovery", "share of the clean-corrupted difference", "diverging",
         (-1.0, 1.0), {"0": "corrupted run", "1": "clean run"},
     )  # fmt: skip
-    over = f"{described.rows.name} and {described.columns.name}"
+    rows, columns = described.rows, described.columns
+    by = " and ".join(axis.name.replace(".", ", ") for axis in (rows, columns) if axis.name != "all")
     return Panel(
         name=described.site,
-        title=f"{MORE_TITLES.get(described.site, described.site)}: estimated effect of patching, by {over}",
-        rows=described.rows,
-        columns=described.columns,
+        title=f"{MORE_TITLES.get(described.site, described.site)}: estimated effect of patching, by {by}",
+        rows=rows,
+        columns=columns,
         quantities=(score,) if absolute else (score, recovery),
         facts={"site": described.site, "metric": metric.name, "unit": metric.unit, "clean": clean,
-               "corrupted": corrupted, **facts},
+               "corrupted": corrupted, "over": list(described.over), **facts},
     )  # fmt: skip
 
 
-def _recovery(
-    described: Map, scores: NDArray[Any], clean: NDArray[Any], corrupted: NDArray[Any], direction: str
-) -> NDArray[Any]:
-    """(unpatched + score − corrupted) / (clean − corrupted), as a sweep's recovery; NaN where that is no number."""
-    unpatched = corrupted if direction == "denoising" else clean
-    if "example" not in described.over:
-        patched = described.laid_out(scores) + unpatched[:, None, None]
-        return aggregate(patched, clean, corrupted)[0].astype(scores.dtype)
-    each = [
-        aggregate((unpatched[n] + scores[n]).reshape(1, -1, 1), clean[n : n + 1], corrupted[n : n + 1])[0]
-        for n in range(len(scores))
-    ]
-    return described.by_example(np.stack(each).reshape(scores.shape)).astype(scores.dtype)
+def with_panel(one: Panel, other: Panel) -> Panel:
+    """A panel with another's colour domains: those of a map stay as they were when it opened."""
+    return replace(one, quantities=other.quantities)

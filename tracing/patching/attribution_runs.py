@@ -10,7 +10,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,7 @@ from tracing.engines.hooks import first_argument, hooks, main_output, with_first
 from tracing.errors import MetricError
 from tracing.metrics import Metric, Targets
 from tracing.models import LanguageModel
-from tracing.patching import qk_fix
+from tracing.patching import inputs, qk_fix
 from tracing.patching.attribution_sites import ROTATED, WRITES, Spot, meeting, spots, watched
 from tracing.prompts import TokenizedPair
 
@@ -116,7 +116,7 @@ def run_batch(
     model: LanguageModel,
     request: Request,
     metric: Metric,
-    inputs: Inputs,
+    given: Inputs,
     targets: Targets,
     *,
     clean_is_source: bool,
@@ -129,14 +129,14 @@ def run_batch(
     """
     plain = request.plain(model)
     wanted = [] if source else [*plain, *(meeting(model, ROTATED) if request.fixed else [])]
-    kept, of_source = run_watched(model, wanted, inputs.others or inputs.source, inputs.answer)
-    if inputs.others:
-        _, of_source = run_watched(model, [], inputs.source, inputs.answer)
+    kept, of_source = run_watched(model, wanted, given.others or given.source, given.answer)
+    if given.others:
+        _, of_source = run_watched(model, [], given.source, given.answer)
     rows = len(of_source)
     watching = Watching(request, rows)
     with torch.enable_grad(), entrance(model) as leaves, _dropping(model, watching):
         with _meeting(model, watching, plain, source or (lambda spot, _: kept.pop(spot)), kept):
-            logits = answer_logits(model, inputs.destination, inputs.answer)
+            logits = answer_logits(model, given.destination, given.answer)
         clean = of_source if clean_is_source else logits.detach()
         judged = Targets(targets.answers, targets.foils, clean) if metric.facts.needs_reference else targets
         values = metric(logits, judged)
@@ -147,17 +147,17 @@ def run_batch(
 
 
 def run_watched(
-    model: LanguageModel, wanted: Sequence[Spot], inputs: Mapping[str, Tensor], answer: int
+    model: LanguageModel, wanted: Sequence[Spot], given: Mapping[str, Tensor], answer: int
 ) -> tuple[dict[Spot, Tensor], Tensor]:
     """A forward without gradients: the spots' values `[example, position, (head,) feature]`, and the logits."""
     kept: dict[Spot, Tensor] = {}
-    rows = len(next(iter(inputs.values())))
+    rows = len(next(iter(given.values())))
 
     def keep(spot: Spot, tensor: Tensor) -> None:
         kept[spot] = spot.part(tensor, rows).clone()  # some blocks change what a module returned afterwards
 
     with torch.no_grad(), watched(model, wanted, keep):
-        return kept, answer_logits(model, inputs, answer)
+        return kept, answer_logits(model, given, answer)
 
 
 @contextmanager
@@ -260,24 +260,21 @@ def _stacked(watching: Watching) -> dict[str, Tensor]:
 
 def inputs_of(model: LanguageModel, members: Sequence[TokenizedPair], *, clean: bool) -> dict[str, Tensor]:
     """Keyword arguments of a forward of pairs of one length."""
-    rows = [list(pair.clean_ids if clean else pair.corrupted_ids) for pair in members]
-    found = {model.adapter.input_name or "input_ids": torch.tensor(rows, device=model.device)}
     if model.adapter.encoder is not None:
         start = (int(model.config.decoder_start_token_id),)
-        decoder = [list(pair.decoder_ids or start) for pair in members]
-        found["decoder_input_ids"] = torch.tensor(decoder, device=model.device)
-    return found
+        members = [replace(pair, decoder_ids=pair.decoder_ids or start) for pair in members]
+    return inputs.inputs_of(model, members, "clean" if clean else "corrupted")
 
 
-def answer_logits(model: LanguageModel, inputs: Mapping[str, Tensor], answer: int = -1) -> Tensor:
+def answer_logits(model: LanguageModel, given: Mapping[str, Tensor], answer: int = -1) -> Tensor:
     """Logits at the answer's position, `[example, vocab]`, float32 or wider.
 
     Where the answer is last, models that can leave other positions' logits out do so.
     """
     wanted = {"use_cache": False} | ({"logits_to_keep": 1} if answer == -1 else {})
     options = {name: value for name, value in wanted.items() if name in (model.accepted or ())}
-    logits: Tensor = model.logits_of(model.module(**inputs, **options))
-    return _wide(logits[:, answer])
+    logits: Tensor = model.logits_of(model.module(**given, **options))
+    return _wide(logits[:, answer] if logits.dim() == 3 else logits)  # image classes have no position
 
 
 def require_gradient(values: Tensor, metric: Metric) -> None:

@@ -40,7 +40,7 @@ def mean_source(
     sums: dict[tuple[Spot, int], Tensor] = {}
     counts: dict[tuple[Spot, int], int] = {}
     for group in groups:
-        size = max(1, AT_ONCE // pairs[group[0]].length)
+        size = max(1, AT_ONCE // len(pairs[group[0]].clean_ids))
         for lo in range(0, len(group), size):
             if should_stop():
                 raise Stopped

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -130,7 +131,7 @@ def test_queries_and_keys_of_a_model_are_those_of_its_own_attention(name: str) -
 
 def test_the_fix_of_masked_language_models_sees_both_sides() -> None:
     model = LanguageModel(zoo.model("bert", torch.float64))
-    one = pair([5, 17, 40, 8, 61], [5, 18, 40, 30, 61], (3,), (50,))
+    one = replace(pair([5, 17, 40, 8, 61], [5, 18, 40, 30, 61], (3,), (50,)), answer_position=4)
     found = attribution_patching(
         model, [one], sites=["k"], over=("layer", "head", "position"), direction="noising", qk_fix=True
     )["k"]

@@ -6,6 +6,7 @@ formula's step is large and the tolerance is that of their rounding.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,10 @@ from torch import Tensor
 from tests import zoo
 from tests.decoders import language_model, pair, pairs
 from tracing.errors import MetricError, PromptError, SiteError, SpecError, Stopped
-from tracing.models import LanguageModel
+from tracing.models import LanguageModel, VisionModel
 from tracing.patching.attribution import Options, attribution_patching, attribution_steps
+from tracing.patching.inputs import ImagePair
+from tracing.patching.sweeps import sweep
 from tracing.prompts import TokenizedPair
 
 EXACT = frozenset({"gpt2", "opt", "gpt_bigcode", "gpt_bigcode_heads"})
@@ -104,6 +107,7 @@ def test_models_that_are_no_decoders_have_slopes_too(name: str) -> None:
     (one,) = pairs(1, lengths=(6,))
     sites = [site for site in model.adapter.all_sites if site.split("_")[-1] not in ("embed", "logits", "scores")]
     sites.remove("head_out") if "head_out" in sites else None
+    one = replace(one, answer_position=5 if name == "bert" else -1)
     found = attribution_patching(model, [one], sites=sites)
     start = {"decoder_input_ids": torch.tensor([[2]])} if name.startswith("t5") else {}
     for site in sites:
@@ -133,7 +137,7 @@ def test_neurons_are_the_slopes_of_patching_one_at_one_or_all_positions(name: st
     found = attribution_patching(model, [one], sites="neurons", over=("layer", "position", "neuron"))
     summed = attribution_patching(model, [one], sites="neurons", over=("layer", "neuron"))
     assert found.planes["score"].shape == (18, model.facts.d_mlp)
-    assert [tick.label for tick in found.rows.ticks[:7]] == ["0.0", "0.1", "0.2", "0.3", "0.4", "0.5", "1.0"]
+    assert found.rows.ticks[6].label.startswith("L1.t0")
     split = found.planes["score"].reshape(3, 6, -1)
     np.testing.assert_allclose(split.sum(1), summed.planes["score"], atol=1e-12)
     layer, neuron = 1, 7
@@ -160,7 +164,7 @@ def test_three_axes_are_the_slopes_of_one_head_at_one_position() -> None:
     model = language_model("llama", torch.float64)
     (one,) = pairs(1, lengths=(6,))
     found = attribution_patching(model, [one], sites="k", over=("layer", "head", "position"), direction="noising")
-    assert [tick.label for tick in found.rows.ticks] == ["0.0", "0.1", "1.0", "1.1", "2.0", "2.1"]
+    assert [tick.label for tick in found.rows.ticks] == ["L0.H0", "L0.H1", "L1.H0", "L1.H1", "L2.H0", "L2.H1"]
     for layer, head, position in ((0, 1, 3), (1, 0, 5)):
         index = cell("k", position, head)
         expected = slope(lambda share, at=(layer, index): patched(model, one, "k", *at, share, noising=True))
@@ -195,6 +199,63 @@ def test_the_estimate_is_exact_behind_the_last_block_of_a_model_without_final_no
     effect = patched(model, one, "resid_post", 2, cell("resid_post", 5, None), 1.0, noising=False)
     assert found.planes["score"][2, 5] == pytest.approx(effect - found.corrupted[0], abs=1e-11)
     assert found.planes["estimated_recovery"][2, 5] == pytest.approx(1.0, abs=1e-11)
+
+
+def test_a_map_has_a_sweeps_axes_and_labels() -> None:
+    model = language_model("llama", torch.float64)
+    some = [replace(one, spans=(("first", 0, 2), ("END", one.length - 1, one.length))) for one in pairs(3)]
+    for site, over in (
+        ("resid_pre", ("layer", "position")), ("resid_pre", ("layer",)), ("z", ("layer", "head", "position")),
+        ("k", ("layer", "head")), ("mlp_out", ("layer", "span")), ("neurons", ("layer", "neuron")),
+        ("z", ("example", "layer", "head")), ("resid_pre", ("example", "layer")),
+        ("v", ("layer", "head", "span")),
+    ):  # fmt: skip
+        estimated = attribution_patching(model, some, sites=site, over=over)
+        exact = sweep(model, some, sites=site, over=over)
+        assert (estimated.rows, estimated.columns) == (exact.rows, exact.columns), over
+        assert estimated.facts["over"] == exact.facts["over"]
+        assert np.array_equal(np.isnan(estimated.planes["score"]), np.isnan(exact.planes["raw"]))
+
+
+def test_spans_and_single_layers_are_sums_of_positions() -> None:
+    model = language_model("llama", torch.float64)
+    some = [replace(one, spans=(("first", 0, 2), ("END", one.length - 1, one.length))) for one in pairs(3)]
+    spans = attribution_patching(model, some, sites="mlp_out", over=("layer", "span"))
+    for n, one in enumerate(some):
+        whole = attribution_patching(model, [one], sites="mlp_out").examples[0]
+        np.testing.assert_allclose(spans.examples[n], np.stack([whole[:, :2].sum(1), whole[:, -1]], 1), atol=1e-13)
+    heads = attribution_patching(model, some, sites="z", over=("layer", "head", "position"))
+    alone = attribution_patching(model, some, sites="z", over=("head", "position"), layers=2)
+    np.testing.assert_array_equal(alone.planes["score"], heads.planes["score"][8:])
+    backwards = attribution_patching(model, some, sites="z", over=("layer", "head"), layers=[-1, 0])
+    assert [tick.label for tick in backwards.rows.ticks] == ["2", "0"]
+
+
+def test_images_are_pairs_too() -> None:
+    """The class logits of a vision transformer, by finite differences of one patch of the image, by a plain hook."""
+    module = zoo.model("vit", torch.float64)
+    model = VisionModel(module)
+    make = torch.Generator().manual_seed(1)
+    clean, corrupted = (torch.randn(3, 12, 12, generator=make, dtype=torch.float64) for _ in range(2))
+    found = attribution_patching(model, ImagePair(clean, corrupted, 2, 5))
+    kept: list[Tensor] = []
+    block = model.block_modules[1]
+    handle = block.register_forward_pre_hook(lambda _m, args: kept.append(args[0].detach()))
+    module(pixel_values=clean[None])
+    handle.remove()
+
+    def effect(share: float) -> float:
+        def hook(_m: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            new = args[0].clone()
+            new[:, 4] += share * (kept[0][:, 4] - new[:, 4])
+            return (new, *args[1:])
+
+        handle = block.register_forward_pre_hook(hook)
+        logits = module(pixel_values=corrupted[None]).logits[0].detach()
+        handle.remove()
+        return float(logits[2] - logits[5])
+
+    assert found.planes["score"][1, 4] == pytest.approx(slope(effect), abs=1e-7)
 
 
 # -- examples, batches, lengths ---------------------------------------------------------------------------------------
@@ -238,11 +299,12 @@ def test_the_example_axis_holds_each_pair() -> None:
     found = attribution_patching(model, some, sites="z", over=("layer", "head"))
     by_pair = attribution_patching(model, some, sites="z", over=("example", "layer", "head"))
     assert by_pair.examples is None
-    np.testing.assert_array_equal(by_pair.planes["score"], found.examples.reshape(9, 4))
+    assert [tick.label for tick in by_pair.rows.ticks[:4]] == ["L0.pair 1", "L0.pair 2", "L0.pair 3", "L1.pair 1"]
+    np.testing.assert_array_equal(by_pair.planes["score"], found.examples.swapaxes(0, 1).reshape(9, 4))
     recovery = (found.corrupted[:, None, None] + found.examples - found.corrupted[:, None, None]) / (
         found.clean - found.corrupted
     )[:, None, None]
-    np.testing.assert_allclose(by_pair.planes["estimated_recovery"], recovery.reshape(9, 4), atol=1e-12)
+    np.testing.assert_allclose(by_pair.planes["estimated_recovery"], recovery.swapaxes(0, 1).reshape(9, 4), atol=1e-12)
 
 
 @pytest.mark.parametrize("direction", ["denoising", "noising"])
@@ -359,10 +421,13 @@ def test_sdpa_attention_runs_unless_patterns_are_asked_for(monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("keywords", "error", "message"),
     [
-        ({"over": ("head", "position")}, SpecError, "layer among them"),
-        ({"over": ("layer", "head")}, SpecError, "resid_pre has no head axis"),
-        ({"over": ("layer", "neuron")}, SpecError, "no neuron axis"),
-        ({"over": ("layer", "token")}, SpecError, "no axis 'token'"),
+        ({"over": ("head", "position"), "sites": "z"}, SpecError, "layers=3"),
+        ({"over": ("layer", "head")}, SiteError, "resid_pre has no head axis"),
+        ({"over": ("layer", "neuron")}, SiteError, "no neuron axis"),
+        ({"over": ("layer", "token")}, SpecError, "token"),
+        ({"over": ("position", "layer")}, SpecError, "in this order"),
+        ({"over": ("layer", "span")}, SpecError, "no named spans"),
+        ({"layers": 7}, SiteError, "no layer 7"),
         ({"sites": []}, SpecError, "at least one site"),
         ({"sites": "resid_before"}, SiteError, "resid_before"),
         ({"sites": "logits"}, SiteError, "has no layers"),
