@@ -104,8 +104,12 @@ def as_json(found: StoredResult) -> dict[str, Any]:
     }
 
 
-def typed(found: StoredResult, *, at_most: int = TABLE_NUMBERS) -> TypedResult:
-    """The result with all its arrays. Raises `ServiceError` 413 where there are more than `at_most` numbers, 410."""
+def typed(found: StoredResult, *, at_most: int | None = None) -> TypedResult:
+    """The result with all its arrays.
+
+    Raises `ServiceError` 413 where they have more than `at_most` (else `TABLE_NUMBERS`) numbers, 410.
+    """
+    at_most = at_most or TABLE_NUMBERS
     data, shapes, arrays = read(found, at_most=at_most, together=at_most)
     if len(arrays) < len(shapes):
         raise ServiceError(

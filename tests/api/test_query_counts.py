@@ -17,7 +17,7 @@ from rest_framework.test import APIClient
 from interp_app.catalog.models import ModelSource, PromptSetVersion
 from interp_app.core.models import User
 from interp_app.runs.models import Run, Status, Tag
-from tests.api.worlds import finished_run
+from tests.api.worlds import add_result, finished_run
 from tests.factories import RunFactory, WorkerFactory
 
 BASELINE = Path(__file__).with_name("query_counts.json")
@@ -30,6 +30,10 @@ ADDRESSES = (
     "/api/v1/runs/{run}/panels/",
     "/api/v1/runs/{run}/panels/0.bin",
     "/api/v1/runs/{run}/artifacts/",
+    "/api/v1/runs/{run}/results/",
+    "/api/v1/runs/{run}/results/heads/",
+    "/api/v1/runs/{run}/results/heads.csv",
+    "/api/v1/runs/{run}/notebook/",
     "/api/v1/queue/",
     "/api/v1/workers/",
     "/api/v1/models/",
@@ -46,6 +50,7 @@ def populate(rows: int, member: User, colleague: User, model: ModelSource, promp
     """`rows` of each thing; runs of every status, half of them reused, each with two tags."""
     tags = [Tag.objects.get_or_create(name=name)[0] for name in ("odd", "even")]
     run = finished_run(member, model, prompts)
+    add_result(run)
     queued = RunFactory(owner=member, model=model, prompts=prompts)
     for n in range(rows):
         owner = member if n % 2 else colleague

@@ -62,6 +62,10 @@ WALK: dict[tuple[str, str], Any] = {
     ("panel-json", "get"): "object",
     ("artifacts", "get"): "object",
     ("artifact", "get"): "object",
+    ("results", "get"): "object",
+    ("result", "get"): "object",
+    ("result-csv", "get"): "object",
+    ("notebook", "get"): "object",
     ("queue", "get"): THE_LAB,
     ("workers", "get"): THE_LAB,
     ("me", "get"): EVERYBODY,
@@ -93,11 +97,12 @@ class Walker:
             "versions": prompt,
             "version": {**prompt, "number": 1},
             "version-tokens": {**prompt, "number": 1},
-            **dict.fromkeys(("run", "events", "panels", "artifacts"), run),
+            **dict.fromkeys(("run", "events", "panels", "artifacts", "results", "notebook"), run),
             "cancel": {"id": self.world.queued[level].pk},
             "resume": {"id": self.world.queued[level].pk},
             **{form: {**run, "index": 0} for form in ("panel-bin", "panel-csv", "panel-json")},
             "artifact": {**run, "name": "resid_pre.safetensors"},
+            **{form: {**run, "name": "heads"} for form in ("result", "result-csv")},
             "token": {"id": self.token_id},
         }.get(name, {})
 
@@ -239,7 +244,7 @@ def test_no_text_of_a_hidden_object_is_in_any_answer(walker: Walker, name: str, 
 
 
 @pytest.mark.parametrize("role", ROLES)
-@pytest.mark.parametrize("name", ["run", "events", "panels", "artifacts", "runs"])
+@pytest.mark.parametrize("name", ["run", "events", "panels", "artifacts", "results", "notebook", "runs"])
 def test_a_public_run_tells_nothing_of_the_private_things_it_stands_on(walker: Walker, name: str, role: str) -> None:
     sees = "private" in SEES[role]
     for run in (walker.world.reused, walker.world.lost):

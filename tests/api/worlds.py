@@ -11,6 +11,7 @@ from interp_app.runs import artifacts, events
 from interp_app.runs.models import Run, Status
 from tests.factories import PromptSetVersionFactory, RunFactory
 from tracing.experiments.events import Axis, Panel, PanelOpened, Quantity, Tick, Tile
+from tracing.results import Bars, TypedResult
 
 VISIBILITIES = ("private", "lab", "public")
 COLUMN_LABELS = (" Mary", "=1+1")
@@ -54,6 +55,28 @@ def finished_run(owner: User, model: ModelSource, prompts: PromptSetVersion, **f
     return run
 
 
+def add_result(run: Run, found: TypedResult | None = None) -> TypedResult:
+    """Tell of a typed result (three bars called `heads`), as its worker would."""
+    found = found or Bars(
+        name="heads",
+        title="Heads",
+        axis=Axis("head", "Head", tuple(Tick(label) for label in ("a0.h0", "=a0.h1", "a0.h2"))),
+        quantities=(Quantity("raw", "Logit difference", "logits", "diverging", (-3.0, 3.0)),),
+        values={"raw": np.array([1.5, np.nan, -1.0], np.float32)},
+    )
+    event = found.result({"best": 1.5})
+    blob = artifacts.encode({"name": event.name, "type": event.type, "data": event.data}, event.arrays)
+    stored = artifacts.store(blob)
+    name = f"{event.name}.safetensors"
+    file = {"name": name, "sha256": stored.sha256, "size": stored.size}
+    numbers = sum(array.size for array in event.arrays.values())
+    payload = {**event.payload(), "title": found.title, "numbers": numbers, "artifact": file}
+    events.append(run.pk, [events.NewEvent("result", payload)])
+    artifacts.attach(run, stored, name)
+    run.refresh_from_db()
+    return found
+
+
 @dataclass(frozen=True)
 class World:
     """What one owner has, by visibility. Titles hold `secret-<visibility>` so that a leak shows in any text.
@@ -86,6 +109,8 @@ def build_world(owner: User, model: ModelSource) -> World:
         level: finished_run(owner, model, prompts[level], visibility=level, title=f"secret-{level} run")
         for level in VISIBILITIES
     }
+    for run in runs.values():
+        add_result(run)
     queued = {
         level: RunFactory(
             owner=owner, model=model, prompts=prompts[level], visibility=level, title=f"secret-{level} queued"
