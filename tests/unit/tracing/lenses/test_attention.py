@@ -11,7 +11,7 @@ from tracing import LanguageModel, VisionModel
 from tracing.demo import MODEL_DIR
 from tracing.errors import PromptError, SiteError, SpecError, Stopped
 from tracing.lenses.attention import attention_patterns
-from tracing.lenses.detectors import KINDS, detect_heads, repeated_tokens, targets_of
+from tracing.lenses.detectors import detect_heads, repeated_tokens, targets_of
 from tracing.results import Attention
 
 ALL = [*zoo.decoders(), "bert"]

@@ -15,7 +15,7 @@ from tracing import LanguageModel
 from tracing.demo import MODEL_DIR, PROMPTS_DIR
 from tracing.errors import ModelError, PromptError, SiteError, SpecError, Stopped
 from tracing.lenses.steered import steer
-from tracing.lenses.steering import SITES, SteeringVector, steering_vector
+from tracing.lenses.steering import SteeringVector, steering_vector
 from tracing.metrics import Targets, get
 from tracing.prompts import PromptPair
 
