@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from tracing.errors import ModelError, SiteError
+from tracing.errors import ModelError
 from tracing.families.registry import adapter_of, families, family_of
 from tracing.families.weights import count_weights
 
@@ -45,20 +45,8 @@ def sites_of_family(family: str) -> tuple[str, ...]:
 
 
 def is_sweepable(family: str) -> bool:
-    """Whether `tracing.patching` can take the blocks of this family apart; False for an unknown family."""
-    return family in families() and adapter_of(family).sweepable
-
-
-def require_sweepable(family: str) -> None:
-    """Raises `SiteError` for a family whose blocks `tracing.patching` cannot rebuild from their parts."""
-    if not adapter_of(family).sweepable:
-        able = ", ".join(name for name in families() if adapter_of(name).sweepable)
-        raise SiteError(
-            f"Activation patching sweeps do not run on the family {family}: its blocks are not the sequential pre-norm "
-            "blocks, with plain causal attention, that the sweep takes apart.",
-            remedy=f"Sweeps run on {able}; on other families, patch in a trace.",
-            where={"family": family},
-        )
+    """Whether `tracing.patching` can sweep this family's blocks; False for an unknown family."""
+    return family in families() and bool(adapter_of(family).walk)
 
 
 def model_facts(config: Mapping[str, Any]) -> ModelFacts:

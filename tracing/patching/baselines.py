@@ -100,16 +100,23 @@ def _run_group(
     members = [pairs[number] for number in group.pairs]
     of_source, of_destination = kept_runs(plan)
     inputs, other = (inputs_of(model, members, side) for side in sides)
-    destination = capture(model, inputs, of_destination, should_stop, answer=group.answer)
-    source = capture(model, other, of_source, should_stop, answer=group.answer)
+    destination = with_posts(capture(model, inputs, of_destination, should_stop, answer=group.answer))
+    source = with_posts(capture(model, other, of_source, should_stop, answer=group.answer))
     return _Both(group, members, inputs, destination, source)
+
+
+def with_posts(runs: Activations) -> Activations:
+    """The same, in which the residuals behind blocks have their own name beside that before the next ones."""
+    if "resid_pre" in runs.sites:
+        runs.sites.setdefault("resid_post", runs.sites["resid_pre"][1:])
+    return runs
 
 
 def _put_in(rule: Rule, both: _Both, plan: Plan, spread: Spread) -> Values:
     with torch.inference_mode():
         source = both.source
         if isinstance(rule.source, Resample):
-            source = rule.drawn(both.group, kept_runs(plan)[0])
+            source = with_posts(rule.drawn(both.group, kept_runs(plan)[0]))
         return rule.values(both.group, source, both.destination, spread)
 
 

@@ -130,7 +130,9 @@ def _cut(plan: Plan, cost: "Costs", first: Region | None, longest: int) -> Plan:
     total = sum(
         cost.layer(site, layers, group) for site in plan.sites for layers in plan.axes.steps() for group in plan.groups
     )
-    budget = max(TILE_FLOPS, 8 * cost.block.forward(plan.facts, longest), total / MOST_TILES)
+    # A device that takes larger batches is faster, too: there a tile is as much more work.
+    faster = max(1.0, plan.tokens_a_batch / TOKENS_A_BATCH)
+    budget = max(TILE_FLOPS * faster, 8 * cost.block.forward(plan.facts, longest), total / MOST_TILES)
     builder = Builder(plan, cost, budget)
     tiles = tuple(
         tile
@@ -278,9 +280,9 @@ class Builder:
                 chunk for number in range(len(plan.groups)) for chunk in self._chunks(number, site, layers, first, end)
             )
             flops = sum(
-                len(group.pairs) * self.cost.cell(group, site, layers, slot.place)
+                len(group.pairs) * number * self.cost.cell(group, site, layers, place)
                 for group in plan.groups
-                for slot in plan.slots[site][first:end]
+                for place, number in _counted(plan.slots[site][first:end]).items()
             )
             r0, c0 = block * rows + first // columns, first % columns
             place = _shown(plan, r0, c0, shape)

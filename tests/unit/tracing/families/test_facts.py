@@ -10,8 +10,10 @@ from tests import zoo
 from tracing.errors import ModelError, SiteError
 from tracing.experiments.activation_patching import ActivationPatchingSpec
 from tracing.families import adapter_for, adapter_of, families, model_facts, sites_of_family
-from tracing.families.facts import is_sweepable, require_sweepable
-from tracing.patching.plan import Lengths, make_plan
+from tracing.families.facts import is_sweepable
+from tracing.patching import make_plan
+from tracing.patching.cells import SITES
+from tracing.patching.plan import Lengths
 
 FOLDER = Path(tracing.families.__file__).parent
 VARIANTS = {
@@ -118,22 +120,25 @@ def test_every_family_has_the_residual_stream(family: str) -> None:
     assert {"embed", "resid_pre", "resid_post", "logits"} <= set(sites_of_family(family))
 
 
-def test_only_the_families_that_are_verified_are_swept() -> None:
-    assert [family for family in families() if is_sweepable(family)] == ["gpt2", "llama"]
-    with pytest.raises(SiteError, match=r"do not run on the family gpt_neox.*Sweeps run on gpt2, llama"):
-        require_sweepable("gpt_neox")
-    require_sweepable("llama")
+def test_every_family_is_swept_and_an_unknown_one_is_not() -> None:
+    assert [family for family in families() if not is_sweepable(family)] == []
     assert not is_sweepable("rwkv")
 
 
-@pytest.mark.parametrize("family", [family for family in families() if not is_sweepable(family)])
-def test_plans_and_specs_of_sweeps_refuse_the_others(family: str) -> None:
+@pytest.mark.parametrize("family", families())
+def test_plans_and_specs_of_sweeps_take_the_sites_of_a_family_and_no_others(family: str) -> None:
     name = next(name for name in zoo.ZOO if zoo.ZOO[name]().config.model_type == family)
-    facts = model_facts(zoo.ZOO[name]().config.to_dict())
-    with pytest.raises(SiteError, match=f"do not run on the family {family}"):
-        make_plan(facts, [Lengths(3, (False, True, True))], sites=["resid_pre"], per_head=False)
-    with pytest.raises(SiteError, match=f"do not run on the family {family}"):
-        ActivationPatchingSpec().check_model(facts)
+    facts, able = model_facts(zoo.ZOO[name]().config.to_dict()), adapter_of(family).patchable
+    for site in SITES:
+        spec = ActivationPatchingSpec(sites=(site,))
+        if site in able:
+            assert make_plan(facts, [Lengths(3, (False, True, True))], sites=[site]).tiles
+            spec.check_model(facts)
+            continue
+        with pytest.raises(SiteError, match=site):
+            make_plan(facts, [Lengths(3, (False, True, True))], sites=[site])
+        with pytest.raises(SiteError, match=site):
+            spec.check_model(facts)
 
 
 @pytest.mark.parametrize("file", sorted(FOLDER.glob("*.py")), ids=lambda file: file.stem)
