@@ -4,7 +4,7 @@ The order of tiles is coarse first (every fourth layer, those halfway between, t
 (`first`) before everything else. The cut never depends on that order.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -12,7 +12,8 @@ from tracing.errors import SpecError
 from tracing.families.adapter import Adapter
 from tracing.families.facts import ModelFacts
 from tracing.families.registry import adapter_of
-from tracing.patching.cells import Cells, Slot, cells_of, site_of
+from tracing.patching.cells import Cells, cells_of
+from tracing.patching.costs import Costs, counted, key_of
 from tracing.patching.flops import BlockFlops
 from tracing.patching.plan import (
     LOGITS_A_BATCH,
@@ -125,7 +126,7 @@ def coarse_first(count: int) -> tuple[tuple[int, ...], ...]:
     return tuple(range(0, count, 4)), tuple(range(2, count, 4)), tuple(range(1, count, 2))
 
 
-def _cut(plan: Plan, cost: "Costs", first: Region | None, longest: int) -> Plan:
+def _cut(plan: Plan, cost: Costs, first: Region | None, longest: int) -> Plan:
     steps = len(plan.axes.steps())
     total = sum(
         cost.layer(site, layers, group) for site in plan.sites for layers in plan.axes.steps() for group in plan.groups
@@ -159,110 +160,6 @@ def _wanted_first(plan: Plan, tiles: Sequence[PlannedTile], first: Region | None
 
 
 @dataclass(frozen=True, slots=True)
-class Costs:
-    """FLOPs of cells."""
-
-    plan: Plan
-    block: BlockFlops
-
-    def cell(self, group: Group, site: str, layers: tuple[int, ...], place: int | None) -> float:
-        """One cell for one pair; 0 where it does not exist or is known."""
-        plan = self.plan
-        if not self.runs(group, site, layers, place):
-            return 0.0
-        unembed = 0.0 if plan.targets_only and plan.optimise.columns else self.block.unembed
-        if plan.walk == "hooks":
-            return self.block.forward(plan.facts, group.length) - self.block.unembed + unembed
-        start = plan.start(group, site, layers, place)
-        return unembed + self._walk(group, site, layers[0], len(plan.patched(group, place)), start)
-
-    def runs(self, group: Group, site: str, layers: tuple[int, ...], place: int | None) -> bool:
-        """Whether a cell exists in a group and has to be computed."""
-        return bool(self.plan.positions(group, place)) and not self.plan.is_known(group, site, layers, place)
-
-    def layer(self, site: str, layers: tuple[int, ...], group: Group) -> float:
-        """All cells of a layer, for every pair of a group."""
-        places: Mapping[int | None, int] = _counted(self.plan.slots[site])
-        return len(group.pairs) * sum(n * self.cell(group, site, layers, place) for place, n in places.items())
-
-    def naive(self, pairs: Sequence[Lengths]) -> float:
-        """One full forward with the logits of every position a cell and pair, and the two runs themselves."""
-        plan = self.plan
-        forward = {
-            length: self.block.forward(plan.facts, length) + (length - 1) * self.block.unembed
-            for length in {pair.length for pair in pairs}
-        }
-        found = 2 * sum(forward[pair.length] for pair in pairs)
-        for site in plan.sites:
-            places = _counted(plan.slots[site])
-            cells = {
-                group: sum(n for place, n in places.items() if plan.positions(group, place)) for group in plan.groups
-            }
-            found += len(plan.axes.steps()) * sum(
-                number * len(group.pairs) * forward[group.length] for group, number in cells.items()
-            )
-        return found
-
-    def floor(self) -> float:
-        """What every cell needs at least: all short cuts, no full rows where causality allows less."""
-        plan = self.plan
-        walk = "packed" if plan.causal else "rows"
-        best = Costs(replace(plan, optimise=Optimise(), walk=walk), self.block)
-        runs = 2 * sum(len(group.pairs) * self.block.forward(plan.facts, group.length) for group in plan.groups)
-        unique = {key_of(plan, site, layers): (site, layers) for site in plan.sites for layers in plan.axes.steps()}
-        return runs + sum(best.layer(site, layers, group) for site, layers in unique.values() for group in plan.groups)
-
-    def _walk(self, group: Group, site: str, layer: int, patched: int, start: int) -> float:
-        """From the patched layer on: what is left of its own block at the patched positions, then whole blocks."""
-        plan, block, facts = self.plan, self.block, site_of(site)
-        left = plan.facts.n_layers - layer - (0 if facts.entrance else 1)
-        whole = block.suffix(left, group.length, start, last_token=plan.optimise.last_token) if left > 0 else 0.0
-        if facts.entrance:
-            return whole
-        tokens = patched if facts.local else group.length - start
-        if left == 0 and plan.optimise.last_token:
-            tokens = 1
-        keys = (start + 1 + group.length) / 2
-        inside = {
-            "resid_post": 0.0,
-            "mlp_out": 0.0,
-            "mixer_out": 0.0,
-            "neurons": block.mlp / 2,
-            "resid_mid": block.mlp,
-            "attn_out": block.mlp,
-            "cross_out": block.mlp,
-            "z": block.out + block.mlp,
-            "head_out": block.mlp,
-            "pattern": block.per_key * keys / 2 + block.out + block.mlp,
-        }
-        return whole + tokens * inside.get(site, block.per_key * keys + block.out + block.mlp)
-
-
-def _counted(slots: Sequence[Slot]) -> dict[int | None, int]:
-    """How many cells of a layer lie at each place."""
-    found: dict[int | None, int] = {}
-    for slot in slots:
-        found[slot.place] = found.get(slot.place, 0) + 1
-    return found
-
-
-def key_of(plan: Plan, site: str, layers: tuple[int, ...]) -> tuple[object, ...]:
-    """Equal for sites and layers whose patches are one and the same, so that they run once.
-
-    The residual behind a block is that before the next one; and the MLP works position by position, so where a block
-    adds it last, its source's resid_mid gives its source's resid_post. Other sources than interchange draw or average
-    for each site, so there only equal sites are equal.
-    """
-    if plan.source == "interchange" and len(layers) == 1:
-        sequential = plan.adapter.residual == "sequential" and plan.walk != "hooks"
-        if site == "resid_pre":
-            return ("stream", layers[0])
-        if site == "resid_post" or (site == "resid_mid" and sequential):
-            return ("stream", layers[0] + 1)
-    return (site, layers)
-
-
-@dataclass(frozen=True, slots=True)
 class Builder:
     """Cuts one layer of one panel into tiles, and a tile into batches."""
 
@@ -282,7 +179,7 @@ class Builder:
             flops = sum(
                 len(group.pairs) * number * self.cost.cell(group, site, layers, place)
                 for group in plan.groups
-                for place, number in _counted(plan.slots[site][first:end]).items()
+                for place, number in counted(plan.slots[site][first:end]).items()
             )
             r0, c0 = block * rows + first // columns, first % columns
             place = _shown(plan, r0, c0, shape)
@@ -325,7 +222,7 @@ class Builder:
         slots = self.plan.slots[site]
         price = {
             place: sum(len(group.pairs) * self.cost.cell(group, site, layers, place) for group in self.plan.groups)
-            for place in _counted(slots)
+            for place in counted(slots)
         }
         work = [price[slot.place] for slot in slots]
         first = 0
@@ -352,7 +249,7 @@ class Builder:
     def _chunks(self, number: int, site: str, layers: tuple[int, ...], first: int, end: int) -> Iterable[Chunk]:
         plan, group = self.plan, self.plan.groups[number]
         cells = plan.slots[site]
-        runs = {place: self.cost.runs(group, site, layers, place) for place in _counted(cells[first:end])}
+        runs = {place: self.cost.runs(group, site, layers, place) for place in counted(cells[first:end])}
         slots = [slot for slot in range(first, end) if runs[cells[slot].place]]
         if not slots:
             return

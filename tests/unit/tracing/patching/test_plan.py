@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tracing.errors import SiteError, SpecError
@@ -44,6 +44,7 @@ def pair_lengths(draw: st.DrawFn) -> Lengths:
     return Lengths(len(differs), tuple(differs))
 
 
+@settings(deadline=None)
 @given(
     pairs=st.lists(pair_lengths(), min_size=1, max_size=6),
     site=st.sampled_from(ALL),
@@ -79,6 +80,7 @@ def test_only_an_interchange_has_cells_before_the_first_difference_that_are_know
     assert computed("zero") == computed("noise") == 12 * 8
 
 
+@settings(deadline=None)
 @given(pairs=st.lists(pair_lengths(), min_size=1, max_size=6), batch=st.integers(1, 40))
 def test_tiles_and_their_order_do_not_depend_on_the_batch_size(pairs: list[Lengths], batch: int) -> None:
     def places(batch_rows: int | None) -> list[tuple[int, int, int, int]]:
@@ -102,6 +104,7 @@ def test_every_fourth_layer_of_every_site_comes_first() -> None:
     assert [layer for layer, panel in order if panel == 0] == [0, 4, 8, 2, 6, 10, 1, 3, 5, 7, 9, 11]
 
 
+@settings(deadline=None)
 @given(pairs=st.lists(pair_lengths(), min_size=1, max_size=6), batch=st.none() | st.integers(1, 40))
 def test_every_number_is_computed_in_one_bundle(pairs: list[Lengths], batch: int | None) -> None:
     sites = ["resid_pre", "resid_mid", "attn_out", "z"]
