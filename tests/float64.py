@@ -35,8 +35,9 @@ def _norm(self: Any, hidden: Tensor) -> Tensor:
     return hidden * torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + eps) * gain
 
 
-def _rotary(self: Any, hidden: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+def _rotary(self: Any, hidden: Tensor, position_ids: Tensor, kind: str | None = None) -> tuple[Tensor, Tensor]:
     rope = self.config.rope_parameters
+    rope = rope if kind is None else rope[kind]  # Gemma 3 has one table a kind of layer
     heads, width = self.config.num_attention_heads, self.config.hidden_size
     size = int((getattr(self.config, "head_dim", None) or width // heads) * rope.get("partial_rotary_factor", 1.0))
     frequencies = rope["rope_theta"] ** -(torch.arange(0, size, 2, dtype=torch.float64) / size)
