@@ -303,7 +303,7 @@ def _circuits(made: Task, part: Part, ablated: NDArray[np.bool_]) -> NDArray[Any
 
 def _walked(made: Task, part: Part, start: int, count: int, edit: Any) -> NDArray[Any]:
     hidden: Tensor = part.base.residual[start]
-    batch = hidden.expand(count, *hidden.shape).flatten(0, 1)
+    batch = hidden.repeat(count, 1, 1)
     final = walk(made.layout, made.blocks, part.calls, start, batch, edit)
     return metric_of(
         made.model, made.metric, part, torch.unflatten(final, 0, (count, -1)), made.answer, "with edges ablated"
