@@ -5,6 +5,7 @@ quantity's fixed domain; cells nobody computed are hatched.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from interp_app.runs.panels import UNKNOWN, PanelValues
 from interp_app.web.tokens import Piece, pieces
+from tracing.events import Quantity
 
 STEPS: Final = 11
 MAX_CELLS: Final = 2500
@@ -61,15 +63,23 @@ def _table(found: PanelValues) -> FigureTable:
     )
 
 
+def value_cell(value: Any, quantity: Quantity) -> Cell:
+    """A number of a stored result, coloured over its quantity's domain."""
+    return _shaded(float(value), quantity.domain, quantity.scale)
+
+
 def _cell(value: np.float32, unknown: bool, quantity: dict[str, Any]) -> Cell:
     if unknown:
         return Cell("", "v-unknown")
-    number = float(value)
+    return _shaded(float(value), quantity["domain"], quantity["scale"])
+
+
+def _shaded(number: float, domain: Sequence[float], scale: str) -> Cell:
     if math.isnan(number):
         return Cell("×", "v-unknown")
-    low, high = quantity["domain"]
+    low, high = domain
     share = (number - low) / (high - low) if high > low else 0.5
-    if quantity["scale"] == "sequential":
+    if scale == "sequential":
         share = 0.5 + share / 2
     step = min(max(round(share * (STEPS - 1)), 0), STEPS - 1)
     shown = f"{round(number, 2) + 0.0:.2f}"  # + 0.0: no minus before a rounded zero

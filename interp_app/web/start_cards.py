@@ -11,6 +11,8 @@ from interp_app.catalog.selectors import visible_prompt_sets
 from tracing import experiments
 
 CARDS: Final = 8
+FIRST_METHOD: Final = "activation_patching"
+"""What a card starts: the one that needs no choice but the task. The page lists the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ def start_cards(user: Any, models: list[ModelSource]) -> list[StartCard]:
     """Cards for the built-in sets first, then the newest of the lab, each on the first model. Three queries."""
     if not models:
         return []
-    model, method = models[0], experiments.methods()[0]
+    model, method = models[0], experiments.get(FIRST_METHOD)
     found = visible_prompt_sets(user)
     sets = list(found.filter(slug__isnull=False).order_by("created_at", "id")[:CARDS])
     sets += found.filter(slug__isnull=True).order_by("-created_at", "-id")[: CARDS - len(sets)]

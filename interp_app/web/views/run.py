@@ -12,10 +12,11 @@ from django.views.decorators.http import require_POST, require_safe
 from interp_app.core.errors import ServiceError
 from interp_app.core.shapes import person
 from interp_app.core.visibility import Visibility
-from interp_app.runs import details, selectors, services
+from interp_app.runs import details, results, selectors, services
 from interp_app.runs.panels import all_values
 from interp_app.web.figure_tables import figure_tables
 from interp_app.web.http import page, redirect_back, tell
+from interp_app.web.result_tables import result_tables
 from tracing import experiments
 from tracing.errors import SpecError
 
@@ -32,11 +33,15 @@ def run_page(request: HttpRequest, id_: Any) -> HttpResponse:
     found = all_values(run.source_id)
     panels = {"seq": found[0].seq if found else detail["last_seq"], "panels": [one.panel for one in found]}
     run.allowed = detail["can"]  # type: ignore[attr-defined]
+    told = results.results_of(run)
+    stored = [results.shape(run, one) for one in told]
     context = {
         "run": run,
         "detail": detail,
         "method": _method_title(run.method),
         "tables": figure_tables(found),
+        "results": stored,
+        "result_tables": result_tables(run, told, {one.panel["name"] for one in found}),
         "logs": selectors.last_logs(run.source_id, LOG_SHOWN),
         "spec": _rows(run.spec),
         "provenance": _rows(detail["provenance"]),
@@ -44,6 +49,7 @@ def run_page(request: HttpRequest, id_: Any) -> HttpResponse:
         "props": {
             "run": detail,
             "panels": panels,
+            "results": stored,
             "api": "/api/v1/",
             "socket": "/ws/",
             "user": person(request.user) if request.user.is_authenticated else None,

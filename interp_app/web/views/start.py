@@ -9,6 +9,7 @@ from django.views.decorators.http import require_safe
 from interp_app.catalog import selectors as catalog
 from interp_app.runs import selectors
 from interp_app.web.http import page
+from interp_app.web.method_help import grouped_methods
 from interp_app.web.start_cards import start_cards
 
 MINE_SHOWN: Final = 6
@@ -27,6 +28,7 @@ def start(request: HttpRequest) -> HttpResponse:
     mine = selectors.visible_runs(user).filter(owner=user)
     context = {
         "cards": start_cards(user, list(catalog.allowed_models())) if user.can_run else [],
+        "groups": grouped_methods(),
         "mine": mine.filter(status__in=LIVE)[:MINE_SHOWN],
         "activity": selectors.visible_runs(user).filter(archived_at__isnull=True)[:ACTIVITY_SHOWN],
         "workers": selectors.workers(),
