@@ -13,7 +13,7 @@ Sources: Nanda 2023, "Attribution patching"; Kramár et al. 2024 (arXiv 2403.007
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, overload
+from typing import Any, Final, Literal, TypedDict, Unpack, overload
 
 import numpy as np
 import torch
@@ -49,7 +49,7 @@ class Options:
     qk_fix: bool = False
     grad_drop: bool = False
     positions: Literal["start", "end"] = "end"
-    layers: int | Sequence[int] | None = None
+    layers: int | tuple[int, ...] | None = None
     spans: tuple[str, ...] = ()
     seed: int = 0
 
@@ -63,6 +63,9 @@ class Options:
             "absolute": self.absolute or self.grad_drop,
             "qk_fix": self.qk_fix,
             "grad_drop": self.grad_drop,
+            "positions": self.positions,
+            **({} if self.layers is None else {"layers": list(np.atleast_1d(self.layers).tolist())}),
+            **({"spans": list(self.spans)} if self.spans else {}),
         }
 
 
@@ -230,26 +233,47 @@ def _try(run: _Run, numbers: Sequence[int]) -> Found | None:
         if not is_out_of_memory(error):
             raise
         if len(numbers) == 1:
+            length = len(run.pairs[numbers[0]].clean_ids)
             raise OutOfMemoryError(
-                f"The gradients of one prompt of {len(run.pairs[numbers[0]].clean_ids)} tokens do not fit in the memory "
-                f"of {run.model.device}.",
+                f"The gradients of one prompt of {length} tokens do not fit in the memory of {run.model.device}.",
                 remedy=REMEDY,
             ) from error
     return None
 
 
+class Keywords(TypedDict, total=False):
+    """The keyword arguments of `attribution_patching` beside its sites."""
+
+    over: Sequence[str]
+    direction: Direction
+    source: SourceName
+    absolute: bool
+    qk_fix: bool
+    grad_drop: bool
+    positions: Literal["start", "end"]
+    layers: int | Sequence[int] | None
+    spans: Sequence[str]
+    seed: int
+    batch: int | Literal["auto"]
+    should_stop: Callable[[], bool] | None
+    progress: Progress | None
+
+
+Measure = str | Callable[..., Any]
+
+
 @overload
 def attribution_patching(
-    model: LanguageModel, pairs: Pairs, metric: str | Callable[..., Any] = ..., *, sites: str = ..., **options: Any
+    model: LanguageModel, pairs: Pairs, metric: Measure = ..., *, sites: str = ..., **options: Unpack[Keywords]
 ) -> Grid: ...
 @overload
 def attribution_patching(
     model: LanguageModel,
     pairs: Pairs,
-    metric: str | Callable[..., Any] = ...,
+    metric: Measure = ...,
     *,
     sites: tuple[str, ...] | list[str],
-    **options: Any,
+    **options: Unpack[Keywords],
 ) -> dict[str, Grid]: ...
 def attribution_patching(
     model: LanguageModel,
@@ -296,7 +320,7 @@ def attribution_patching(
     not align, `OutOfMemoryError` where one pair does not fit, `Stopped` once `should_stop()`.
     """
     names = (sites,) if isinstance(sites, str) else tuple(sites)
-    options = Options(direction, source, absolute, qk_fix, grad_drop, positions, layers, tuple(spans), seed)
+    options = Options(direction, source, absolute, qk_fix, grad_drop, positions, _fixed(layers), tuple(spans), seed)
     last = None
     for step in attribution_steps(
         model, pairs, metric, sites=names, over=over, options=options, batch=batch, should_stop=should_stop
@@ -315,10 +339,11 @@ def atp_star(
     metric: str | Callable[..., Any] = "logit_diff",
     *,
     sites: tuple[str, ...] | list[str] = ("q", "k", "v", "z", "mlp_out"),
-    **options: Any,
+    **options: Unpack[Keywords],
 ) -> dict[str, Grid]:
     """AtP* (Kramár et al. 2024): `attribution_patching` with the query and key fix and GradDrop."""
-    return attribution_patching(model, pairs, metric, sites=sites, qk_fix=True, grad_drop=True, **options)
+    both: Keywords = {**options, "qk_fix": True, "grad_drop": True}
+    return attribution_patching(model, pairs, metric, sites=sites, **both)
 
 
 def _request(model: LanguageModel, maps: Sequence[Map], options: Options) -> Request:
@@ -351,6 +376,10 @@ def _check(sites: Sequence[str], over: Sequence[str], options: Options, batch: i
         raise SpecError(f"Positions cannot be counted from {options.positions!r}.", remedy='Use "start" or "end".')
     if batch != "auto" and (not isinstance(batch, int) or batch < 1):
         raise SpecError(f"{batch!r} is no batch size.", remedy='Use "auto" or a number of pairs from 1 up.')
+
+
+def _fixed(layers: int | Sequence[int] | None) -> int | tuple[int, ...] | None:
+    return layers if layers is None or isinstance(layers, int) else tuple(layers)
 
 
 def _groups(pairs: Sequence[TokenizedPair]) -> list[list[int]]:

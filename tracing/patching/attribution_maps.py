@@ -1,7 +1,7 @@
 """The maps that attribution fills: a sweep's axes and labels, and from every pair's scores to a `Grid`. Torch-free."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -243,8 +243,3 @@ def panel_of(
         facts={"site": described.site, "metric": metric.name, "unit": metric.unit, "clean": clean,
                "corrupted": corrupted, "over": list(described.over), **facts},
     )  # fmt: skip
-
-
-def with_panel(one: Panel, other: Panel) -> Panel:
-    """A panel with another's colour domains: those of a map stay as they were when it opened."""
-    return replace(one, quantities=other.quantities)

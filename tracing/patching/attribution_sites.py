@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import torch
 from torch import Tensor, nn
 
 from tracing.engines.attention import Scorer, Taps, can_score, tapped
@@ -42,7 +43,7 @@ class Spot:
         """The site's own part of a module's tensor, or of its gradient."""
         for step in self.steps:
             if step[0] == "rows":
-                value = value.unflatten(0, (rows, -1))
+                value = torch.unflatten(value, 0, (rows, -1))
             elif step[0] == "index":
                 value = value[step[1]]
             elif step[0] == "view":

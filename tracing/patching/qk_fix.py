@@ -98,7 +98,7 @@ def effects(heads: Heads, found: Changes, gradient: Tensor) -> tuple[Tensor, Ten
     others = (weighted.sum(-1, keepdim=True) - weighted) / (1 - found.pattern.scatter(-1, found.first, 0.0))
     others = others.scatter(-1, found.first, (found.without_first * through).sum(-1, keepdim=True))
     of_keys = (found.by_key * (through - others)).sum(-2)
-    return of_queries.transpose(1, 2), of_keys.unflatten(1, (-1, groups)).sum(2).transpose(1, 2)
+    return of_queries.transpose(1, 2), torch.unflatten(of_keys, 1, (-1, groups)).sum(2).transpose(1, 2)
 
 
 def _wide(scores: Tensor) -> Tensor:
