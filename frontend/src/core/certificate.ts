@@ -1,5 +1,5 @@
 /** Certificates: what each check says, failed ones first, in words, colour and sign. */
-import { number } from './format';
+import { tick } from './format';
 import type { CertificateResult, Check } from './results';
 
 export interface CheckLine {
@@ -22,7 +22,7 @@ function verdict(passed: boolean | null): Pick<CheckLine, 'word' | 'sign' | 'sta
 }
 
 function numbersOf({ value, limit }: Check): string {
-  const parts = [value === null ? '' : number(value, 4), limit === null ? '' : `limit ${number(limit, 4)}`];
+  const parts = [value === null ? '' : tick(value), limit === null ? '' : `limit ${tick(limit)}`];
   return parts.filter(Boolean).join(', ');
 }
 

@@ -46,7 +46,7 @@ function inSentence(title: string): string {
 
 /** `layers`, `queries`. */
 function many(name: string): string {
-  return name.endsWith('y') ? `${name.slice(0, -1)}ies` : `${name}s`;
+  return /[^aeiou]y$/u.test(name) ? `${name.slice(0, -1)}ies` : `${name}s`;
 }
 
 /** One or two sentences that stand for the figure where it cannot be seen. */

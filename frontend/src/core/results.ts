@@ -122,7 +122,9 @@ const METADATA = 'patchbay';
 /** Read a result's file. Throws `RangeError` where it is damaged or of a type this page does not know. */
 export function decodeResult(file: ArrayBuffer): AnyResult {
   const { metadata, arrays } = decodeSafetensors(file);
-  return resultOf(JSON.parse(metadata[METADATA] ?? '{}') as Record<string, unknown>, arrays);
+  const stored = JSON.parse(metadata[METADATA] ?? '{}') as Record<string, unknown>;
+  // The worker stores the JSON part beside what it knows of the run.
+  return resultOf((stored.data ?? stored) as Record<string, unknown>, arrays);
 }
 
 export function resultOf(data: Record<string, unknown>, arrays: Map<string, NamedArray>): AnyResult {

@@ -54,6 +54,13 @@ export class RunState {
     return Math.max(this.run.cells_total, opened);
   }
 
+  /** What the run counts in: cells as they arrived, or the method's own steps. */
+  get counted(): { done: number; total: number; unit: 'cells' | 'steps' } {
+    const { progress } = this.run;
+    if (progress?.unit === 'steps') return progress;
+    return { done: this.cellsDone, total: this.cellsTotal, unit: 'cells' };
+  }
+
   get terminal(): boolean {
     return this.run.status !== 'queued' && this.run.status !== 'running';
   }
@@ -150,7 +157,9 @@ export class RunState {
 
   private applyProgress(progress: ProgressPayload): void {
     this.progress = progress;
-    if (this.run.status === 'running') this.run = { ...this.run, stage: progress.stage, cells_total: progress.total };
+    if (this.run.status !== 'running') return;
+    const { done, total, stage, unit = 'cells' } = progress;
+    this.run = { ...this.run, stage, progress: { done, total, unit }, cells_total: unit === 'cells' ? total : this.run.cells_total };
   }
 
   private applyStatus(data: StatusPayload): void {

@@ -53,6 +53,8 @@ export interface SlimRun {
   cancelling: boolean;
   cells_done: number;
   cells_total: number;
+  /** In the unit that the run counts in; a total of 0 is unknown. Missing from older servers. */
+  progress?: { done: number; total: number; unit: 'cells' | 'steps' };
   attempt: number;
   owner: { id: string; name: string };
   model: { slug: string; title: string };

@@ -171,17 +171,19 @@ export class RunLive {
   }
 
   private speak(): void {
-    const { run, cellsDone, cellsTotal } = this.state;
+    const { run, counted } = this.state;
     if (run.status !== this.spokenStatus) {
       this.spokenStatus = run.status;
-      this.announcement = `Run ${run.status}. ${plural(cellsDone, 'cell')} of ${cellsTotal} computed.`;
+      const cells = `${plural(this.state.cellsDone, 'cell')} of ${this.state.cellsTotal} computed.`;
+      this.announcement = `Run ${run.status}.${this.state.cellsTotal > 0 ? ` ${cells}` : ''}`;
       void this.refresh();
       return;
     }
-    const tenth = cellsTotal > 0 ? Math.floor((cellsDone / cellsTotal) * 10) : 0;
+    const { done, total, unit } = counted;
+    const tenth = total > 0 ? Math.floor((done / total) * 10) : 0;
     if (run.status !== 'running' || tenth <= this.spokenTenth) return;
     this.spokenTenth = tenth;
-    this.announcement = `${tenth * 10} percent: ${cellsDone} of ${cellsTotal} cells.`;
+    this.announcement = `${tenth * 10} percent: ${done} of ${total} ${unit}.`;
   }
 
   private async refreshQueue(): Promise<void> {

@@ -2,9 +2,11 @@
 
 The browser's `method-form` island draws the same schema; this is the form that works without scripts, and the one
 place that turns posted texts into the parameters a service takes. Kinds of fields: a choice (`enum`), several choices
-(an array of `enum`), whole and decimal numbers, switches and texts; an optional one may be left empty.
+(an array of `enum`), whole and decimal numbers, lists of them (numbers with commas between them, `4-7` for a range),
+switches and texts; an optional one may be left empty.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -13,7 +15,11 @@ from django import forms
 from interp_app.core.visibility import Visibility
 from tracing.experiments.registry import Method
 
+AXES: Final = frozenset({"layer", "head", "position", "span", "neuron", "example"})
 PREFIX: Final = "param-"
+RANGE: Final = re.compile(r"(\d{1,6})(?:-|–|\.\.)(\d{1,6})")
+MOST_OF_A_RANGE: Final = 10_000
+LIST_HELP: Final = {True: "Numbers with commas; 4-7 is a range.", False: "Separated by commas."}
 TAGS_HELP: Final = "Words to file it under, separated by commas."
 
 
@@ -43,6 +49,7 @@ class RunForm(forms.Form):
         added = []
         for name, declared in schema["properties"].items():
             prop = resolve(declared, schema)
+            prop["only_if_text"] = only_if_text(prop, schema)
             self.fields[PREFIX + name] = form_field(name, prop)
             added.append((name, bool(prop.get("advanced")) or name == "seed"))
         return added
@@ -58,7 +65,7 @@ class RunForm(forms.Form):
     def params(self) -> dict[str, Any]:
         """Parameters for the service: what was left empty is left out, so that the spec's default applies."""
         found = {name: self.cleaned_data.get(PREFIX + name) for name in self.parameter_names}
-        return {name: value for name, value in found.items() if value not in (None, "")}
+        return {name: value for name, value in found.items() if value not in (None, "", [])}
 
     def prompt_version(self) -> tuple[str, int]:
         """Id and version number of the chosen prompt set."""
@@ -67,6 +74,42 @@ class RunForm(forms.Form):
 
     def tag_names(self) -> list[str]:
         return [name.strip() for name in self.cleaned_data["tags"].split(",") if name.strip()]
+
+
+class NumbersField(forms.CharField):
+    """Numbers in one input: `0, 3, 4-7`. Cleans to a list; empty is an empty list, which stands for the default."""
+
+    def __init__(self, *, whole: bool, **kwargs: Any) -> None:
+        super().__init__(max_length=400, **kwargs)
+        self.whole = whole
+
+    def prepare_value(self, value: Any) -> Any:
+        """A list, as a cloned run or a default has it, as text."""
+        return ", ".join(str(one) for one in value) if isinstance(value, list | tuple) else value
+
+    def to_python(self, value: Any) -> list[float]:
+        parts = [part for part in re.split(r"[,;\s]+", str(self.prepare_value(value) or "")) if part]
+        return [number for part in parts for number in self._numbers(part)]
+
+    def validate(self, value: Any) -> None:
+        """Only whether it is required: a list has no length of text."""
+        if self.required and not value:
+            raise forms.ValidationError(self.error_messages["required"], code="required")
+
+    def run_validators(self, value: Any) -> None:
+        """None apply to a list."""
+
+    def _numbers(self, part: str) -> list[float]:
+        found = RANGE.fullmatch(part) if self.whole else None
+        if found:
+            low, high = int(found[1]), int(found[2])
+            if low <= high < low + MOST_OF_A_RANGE:
+                return list(range(low, high + 1))
+        try:
+            return [int(part) if self.whole else float(part)]
+        except ValueError:
+            kind = "a whole number or a range such as 4-7" if self.whole else "a number"
+            raise forms.ValidationError(f"{part!r} is not {kind}.", code="invalid") from None
 
 
 def version_number(text: str) -> int | None:
@@ -104,17 +147,30 @@ def resolve(prop: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any
     return found
 
 
+def only_if_text(prop: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
+    """When a field has an effect at all, where its `only_if` names other fields and the values they must have."""
+    parts = []
+    for name, values in prop.get("only_if", {}).items():
+        title = schema["properties"].get(name, {}).get("title", name)
+        parts.append(f"“{title}” is {' or '.join('on' if one is True else choice_label(str(one)) for one in values)}")
+    return f"Used only where {' and '.join(parts)}." if parts else ""
+
+
 def form_field(name: str, prop: Mapping[str, Any]) -> forms.Field:
     """The input of one property."""
     shared: dict[str, Any] = {
         "label": prop.get("title") or name.replace("_", " ").capitalize(),
-        "help_text": prop.get("description", ""),
+        "help_text": " ".join(filter(None, [prop.get("description", ""), prop.get("only_if_text", "")])),
         "required": not prop.get("optional") and "default" not in prop,
     }
     kind = prop.get("type")
     items = prop.get("items", {})
     if kind == "array" and "enum" in items:
         return forms.MultipleChoiceField(**shared, choices=_choices(items["enum"]), widget=forms.CheckboxSelectMultiple)
+    if kind == "array":
+        item = items or next(iter(prop.get("prefixItems", [])), {})
+        shared |= {"help_text": f"{shared['help_text']} {LIST_HELP[item.get('type') == 'integer']}".strip()}
+        return NumbersField(**shared, whole=item.get("type") == "integer")
     if "enum" in prop:
         empty = [("", "automatic")] if prop.get("optional") else []
         return forms.ChoiceField(**shared, choices=[*empty, *_choices(prop["enum"])])
@@ -133,4 +189,5 @@ def _choices(values: list[Any]) -> list[tuple[str, str]]:
 
 def choice_label(value: str) -> str:
     """The field's own names (`resid_pre`) stay; only separators of words that are no names become spaces."""
-    return {"layer_position": "layer × position", "layer_head": "layer × head"}.get(value, value)
+    parts = value.split("_")
+    return " × ".join(parts) if len(parts) > 1 and AXES.issuperset(parts) else value

@@ -8,6 +8,7 @@ from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
 from interp_app.web.forms.run import resolve
+from interp_app.web.method_help import grouped_methods, help_blocks
 from tracing import experiments
 from tracing.errors import SpecError
 
@@ -26,7 +27,7 @@ class SpecRow:
 @require_safe
 def overview(request: HttpRequest) -> HttpResponse:
     """What the dashboard does, and how to read what it shows."""
-    return render(request, "web/help.html", {"methods": experiments.methods()})
+    return render(request, "web/help.html", {"groups": grouped_methods()})
 
 
 @require_safe
@@ -44,23 +45,6 @@ def method(request: HttpRequest, name: str) -> HttpResponse:
         raise Http404(str(error)) from error
     context = {"method": found, "blocks": help_blocks(found.help), "rows": spec_rows(found)}
     return render(request, "web/method.html", context)
-
-
-def help_blocks(text: str) -> list[tuple[str, list[str]]]:
-    """A method's help as (kind, texts): lists of lines that begin with `- `, headings that end with a colon, formulas
-    (one line with ` = `), paragraphs."""
-    return [_help_block(part.strip()) for part in text.split("\n\n") if part.strip()]
-
-
-def _help_block(part: str) -> tuple[str, list[str]]:
-    joined = " ".join(part.split())
-    if part.startswith("- "):
-        return "list", [" ".join(item.split()) for item in f"\n{part}".split("\n- ")[1:]]
-    if "\n" not in part and part.endswith(":"):
-        return "heading", [part.rstrip(":")]
-    if "\n" not in part and " = " in part:
-        return "formula", [part]
-    return "paragraph", [joined]
 
 
 def spec_rows(found: Any) -> list[SpecRow]:

@@ -16,8 +16,9 @@ from interp_app.runs.queue import would_queue
 from interp_app.runs.shapes import audience
 from interp_app.web.forms.run import PREFIX, RunForm, initial_params, version_number
 from interp_app.web.http import add_service_error, member_page
+from interp_app.web.method_help import grouped_methods, help_blocks
 from tracing import experiments
-from tracing.experiments.registry import Method
+from tracing.experiments.registry import GROUPS, Method
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -165,7 +166,8 @@ def _form_page(
     context = {
         "form": form,
         "method": form.method,
-        "methods": experiments.methods(),
+        "groups": grouped_methods(),
+        "help": help_blocks(form.method.help),
         "source": source,
         "preview": preview,
         "ready": bool(choices["models"] and choices["prompt_sets"]),
@@ -183,7 +185,8 @@ def _props(form: RunForm, choices: dict[str, Any]) -> dict[str, Any]:
 
     id_, _, number = str(value("prompts")).partition("@")
     return {
-        "methods": [method_shape(method) for method in experiments.methods()],
+        "methods": [method_shape(method) for _, found in grouped_methods() for method in found],
+        "groups": [{"key": key, "title": title} for key, title in GROUPS.items()],
         "models": [shapes.model(model) for model in choices["models"]],
         "promptSets": [shapes.prompt_set(found) for found in choices["prompt_sets"]],
         "initial": {
@@ -206,5 +209,6 @@ def method_shape(method: Method) -> dict[str, Any]:
         "title": method.title,
         "summary": method.summary,
         "help": method.help,
+        "group": method.group,
         "schema": method.spec.model_json_schema(),
     }

@@ -6,10 +6,10 @@ import pytest
 from django.conf import settings
 from django.test import Client
 
-from interp_app.web.views.help import help_blocks
+from interp_app.web.method_help import help_blocks
 from tracing import experiments
 
-KEYS = settings.BASE_DIR / "frontend" / "src" / "core" / "keys.ts"
+KEYS = settings.BASE_DIR / "frontend" / "src" / "core" / "shortcuts.ts"
 
 
 def test_every_key_of_a_figure_is_on_the_keyboard_page(client: Client, db: None) -> None:
