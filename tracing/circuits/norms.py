@@ -105,7 +105,7 @@ class Norm:
         if not self.closed:
             assert self.module is not None
             forward = self.module.forward
-            points = x.detach().to(tangent.dtype).expand(tangent.shape)
+            points = x.detach().to(tangent.dtype).expand(tangent.shape).clone()
             moved: Tensor = torch.func.jvp(lambda at: main_output(forward(at)), (points,), (tangent,))[1]
             return moved
         assert self.gain is not None
