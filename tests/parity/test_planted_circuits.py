@@ -66,9 +66,9 @@ def linear() -> LanguageModel:
         torch.manual_seed(0)
         module = hf.GPT2LMHeadModel(config).double().eval()
         with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.2)
             for block in module.transformer.h:
-                for parameter in block.parameters():
-                    parameter.add_(torch.randn_like(parameter) * 0.2)
                 block.attn.c_attn.weight[:, :64], block.attn.c_attn.bias[:64] = 0.0, 0.0
                 block.ln_1, block.ln_2 = nn.Identity(), nn.Identity()
         module.transformer.ln_f = nn.Identity()

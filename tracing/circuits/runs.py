@@ -119,7 +119,7 @@ def parts(
     for number, pair in enumerate(pairs):
         groups.setdefault(pair.length, []).append(number)
     for length, numbers in groups.items():
-        calls = block_calls(model, length)
+        calls = block_calls(model, pairs[numbers[0]].clean_ids)
         at_once = _at_once(model, length)
         partner = _partners(numbers, seed) if ablation == "resample" else {}
         mean = None
@@ -235,8 +235,8 @@ def _watch(registered: Any, block: Block, found: Run, model: LanguageModel, rows
 
 
 @torch.inference_mode()
-def block_calls(model: LanguageModel, length: int) -> list[Call]:
-    """What each block is called with beside the residual stream, for one row of `length` tokens."""
+def block_calls(model: LanguageModel, ids: Sequence[int]) -> list[Call]:
+    """What each block is called with beside the residual stream, for one row as long as `ids`."""
     found: list[Call] = []
 
     def keep(args: Any, kwargs: Any) -> None:
@@ -246,7 +246,7 @@ def block_calls(model: LanguageModel, length: int) -> list[Call]:
     with hooks() as registered:
         for block in model.block_modules:
             registered.before(block, keep)
-        call_backbone(model, torch.zeros(1, length, dtype=torch.long, device=model.device))
+        call_backbone(model, torch.tensor([list(ids)], device=model.device))
     return found
 
 

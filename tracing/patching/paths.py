@@ -13,7 +13,7 @@ are given their copies of step 2, so what one receiver passes on to a later one 
 Sources: Wang et al. 2022 (arXiv 2211.00593); Goldowsky-Dill et al. 2023 (arXiv 2304.05969).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -150,13 +150,15 @@ def prepare_paths(
     return Paths(made, runs, base, other, chosen, into, mlps, where, columns, panel)
 
 
-def path_tiles(prepared: Paths) -> Iterator[Tile]:
-    """The map row by row, a spread of layers first; raises `Stopped` between two batches."""
+def path_tiles(prepared: Paths, *, done: Collection[int] = ()) -> Iterator[Tile]:
+    """The map row by row, a spread of layers first, without the layers in `done`; `Stopped` between two batches."""
     made, layout = prepared.made, prepared.made.layout
     rows: dict[int, list[int]] = {}
     for sender in prepared.senders:
         rows.setdefault(layout.source_places[sender].layer, []).append(sender)
     for layer in coarse_first(sorted(rows)):
+        if layer in done:
+            continue
         examples = np.full((len(made.pairs), 1, len(prepared.columns)), np.nan)
         for part in prepared.parts:
             values = _patched(prepared, part, rows[layer])
