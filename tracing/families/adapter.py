@@ -6,7 +6,6 @@ An adapter is a claim about somebody else's code; `tracing.families.check` tests
 `tracing.families.registry` shows one for a module of one's own.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -98,12 +97,7 @@ class Adapter:
     """The MLP's down projection: its input are the neurons. "" where a block has no such module (experts)."""
     walk: Literal["packed", "rows", ""] = ""
     """How `tracing.patching` runs many patches at once. "packed": causal attention that takes a stand-in cache and an
-    additive mask, so that only the tokens a patch can change run, side by side. "rows": whole rows through the block
-    list, from the patched layer on, with the block's own arguments repeated. "": not at all. Verified family by family
-    by tests/unit/tracing/patching/test_rows_*.py."""
-    sweepable: bool = False
-    """Whether `tracing.patching` may rebuild the block from its parts: x + attn(norm_attn(x)), + mlp(norm_mlp(·)),
-    with a transformers cache for keys and values. Verified by tests/parity/test_sweep_equals_hooks.py."""
+    additive mask, so only tokens that a patch changes run. "rows": whole rows, from the patched layer on. "": not."""
     input_name: str = "input_ids"
     """How the model calls its input; "" where it takes it as its only positional argument."""
     weights: Weights = USUAL
@@ -137,12 +131,11 @@ class Adapter:
 
     @property
     def patchable(self) -> tuple[str, ...]:
-        """The sites that a sweep can patch, of every layer; none where `walk` is ""."""
+        """The sites that a sweep can patch; none where `walk` is ""."""
         if not self.walk:
             return ()
-        inside = (*GLOBAL_SITES, *ATTENTION_SITES)
-        neurons = ("neurons",) if self.neurons else ()
-        return (*(site for site in self.sites if site not in inside), *neurons)
+        named = (site for site in self.sites if site not in (*GLOBAL_SITES, *ATTENTION_SITES))
+        return (*named, *(("neurons",) if self.neurons else ()))
 
     @property
     def all_sites(self) -> tuple[str, ...]:
@@ -222,7 +215,3 @@ class Adapter:
         # Attention sees [batch, head, position, d_head]; q and q_rot are to have one shape.
         turned: tuple[Step, ...] = (("view", "transpose", (1, 2), {}),) if name in ("q_rot", "k_rot") else ()
         return SitePath(f"{block}.{self.attn}", name, turned)
-
-    def has_biases(self, config: Mapping[str, Any]) -> tuple[bool, bool]:
-        """Whether attention and MLP projections of a model with this config have biases."""
-        return self.weights.says("out_bias", config), self.weights.says("mlp_bias", config)

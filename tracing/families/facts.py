@@ -37,6 +37,8 @@ class ModelFacts:
     max_positions: int
     n_params: int
     n_encoder_layers: int = 0
+    n_active: int = 1
+    """How many of a block's MLPs a token goes through: the experts that the router picks, of a mixture."""
 
 
 def sites_of_family(family: str) -> tuple[str, ...]:
@@ -55,7 +57,8 @@ def model_facts(config: Mapping[str, Any]) -> ModelFacts:
     family, adapter = family_of(name), adapter_of(name, config)
     config = {**dict(adapter.defaults), **config}
     config |= family.sizes(config) if family.sizes else {}
-    facts = ModelFacts(family=name, n_params=0, **_sizes(config))
+    active = _size(config, "num_experts_per_tok", default=1) if adapter.weights.experts else 1
+    facts = ModelFacts(family=name, n_params=0, n_active=active, **_sizes(config))
     return replace(
         facts, n_params=family.count(facts, config) if family.count else count_weights(facts, adapter, config)
     )

@@ -48,10 +48,8 @@ def variant(config: Mapping[str, Any]) -> Adapter:
         return replace(found, norm_attn="ln_attn", norm_mlp="ln_mlp", weights=replace(found.weights, norms=2))
     if new or config.get("parallel_attn", True):
         return found
-    return replace(
-        found, norm_mlp="post_attention_layernorm", residual="sequential", sites=SEQUENTIAL_SITES,
-        weights=replace(found.weights, norms=2),
-    )  # fmt: skip
+    found = replace(found, norm_mlp="post_attention_layernorm", weights=replace(found.weights, norms=2))
+    return replace(found, residual="sequential", sites=SEQUENTIAL_SITES)
 
 
 def sizes(config: Mapping[str, Any]) -> dict[str, Any]:

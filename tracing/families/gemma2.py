@@ -16,7 +16,6 @@ GEMMA2: Final = replace(
     norm_mlp="pre_feedforward_layernorm",
     attn_out="post_attention_layernorm",
     mlp_out="post_feedforward_layernorm",
-    sweepable=False,  # the block is not x + attn(norm(x)): its second norms come in between
     weights=Weights(
         qkv_bias="attention_bias", out_bias="attention_bias", mlp_bias=False, norm_bias=False, norms=4, tied=True
     ),

@@ -21,6 +21,5 @@ GPT2: Final = Adapter(
     mlp="mlp",
     neurons="mlp.c_proj",
     walk="packed",
-    sweepable=True,
     weights=Weights(learned_positions=True, tied=True),
 )

@@ -12,7 +12,6 @@ GPT_BIGCODE: Final = replace(
     GPT2,
     family="gpt_bigcode",
     **fused("attn.c_attn", "multi_query"),
-    sweepable=False,
 )
 
 

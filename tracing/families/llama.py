@@ -26,6 +26,5 @@ LLAMA: Final = Adapter(
     walk="packed",
     positional=("position_embeddings",),
     gated_mlp=True,
-    sweepable=True,
     weights=Weights(qkv_bias="attention_bias", out_bias="attention_bias", mlp_bias="mlp_bias", norm_bias=False),
 )

@@ -9,7 +9,6 @@ from tracing.families.weights import Weights
 MISTRAL: Final = replace(
     LLAMA,
     family="mistral",
-    sweepable=False,  # a sliding window needs a mask that the suffix engine does not build
     weights=Weights(qkv_bias=False, out_bias=False, mlp_bias=False, norm_bias=False),
     defaults=(("num_key_value_heads", 8),),
 )

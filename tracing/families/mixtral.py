@@ -10,5 +10,5 @@ MIXTRAL: Final = replace(
     family="mixtral",
     neurons="",
     weights=replace(MISTRAL.weights, experts="num_local_experts"),
-    defaults=(("num_key_value_heads", 8), ("num_local_experts", 8)),
+    defaults=(("num_key_value_heads", 8), ("num_local_experts", 8), ("num_experts_per_tok", 2)),
 )

@@ -18,7 +18,6 @@ OLMO2: Final = replace(
     mlp_out="post_feedforward_layernorm",
     mid=("mlp", "inputs"),
     qk_norm=("self_attn.q_norm", "self_attn.k_norm"),
-    sweepable=False,  # the block is not x + attn(norm(x)): its norms come after
     weights=Weights(
         qkv_bias="attention_bias", out_bias="attention_bias", mlp_bias=False, norm_bias=False, qk_norm="full"
     ),

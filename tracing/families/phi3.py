@@ -11,6 +11,5 @@ PHI3: Final = replace(
     LLAMA,
     family="phi3",
     **fused("self_attn.qkv_proj", "unequal"),
-    sweepable=False,  # a sliding window needs a mask that the suffix engine does not build
     weights=Weights(qkv_bias=False, out_bias=False, mlp_bias=False, norm_bias=False),
 )

@@ -9,6 +9,5 @@ from tracing.families.weights import Weights
 QWEN2: Final = replace(
     LLAMA,
     family="qwen2",
-    sweepable=False,  # some layers may attend in a sliding window, whose mask the suffix engine does not build
     weights=Weights(qkv_bias=True, out_bias=False, mlp_bias=False, norm_bias=False),
 )

@@ -13,7 +13,6 @@ QWEN3: Final = replace(
     LLAMA,
     family="qwen3",
     qk_norm=("self_attn.q_norm", "self_attn.k_norm"),
-    sweepable=False,  # some layers may attend in a sliding window, whose mask the suffix engine does not build
     weights=Weights(
         qkv_bias="attention_bias", out_bias="attention_bias", mlp_bias=False, norm_bias=False, qk_norm="head"
     ),

@@ -20,14 +20,20 @@ class BlockFlops:
 
     @classmethod
     def of(cls, facts: ModelFacts) -> "BlockFlops":
+        """Of a mixture, a token goes through its active experts and the router counts nothing; of T5, the cross
+        attention of a decoder block is counted with as many encoder positions; of Mamba, the mixer's projections."""
+        adapter, width = adapter_of(facts.family), facts.d_model
         query, key_value = facts.n_heads * facts.d_head, facts.n_kv_heads * facts.d_head
-        projections = 3 if adapter_of(facts.family).gated_mlp else 2
+        attentions = 2 if adapter.encoder is not None else 1
+        mlp = 2.0 * (3 if adapter.gated_mlp else 2) * width * facts.d_mlp * facts.n_active
+        if not facts.n_heads:  # Mamba: two inner streams of twice the width in, one out
+            mlp = 2.0 * (width * 4 * width + 2 * width * width)
         return cls(
-            qkv=2.0 * facts.d_model * (query + 2 * key_value),
-            out=2.0 * facts.d_model * query,
-            mlp=2.0 * projections * facts.d_model * facts.d_mlp,
-            per_key=4.0 * query,
-            unembed=2.0 * facts.d_model * facts.vocab_size,
+            qkv=2.0 * attentions * width * (query + 2 * key_value),
+            out=2.0 * attentions * width * query,
+            mlp=mlp,
+            per_key=4.0 * attentions * query,
+            unembed=2.0 * width * facts.vocab_size,
         )
 
     def token(self, keys: float) -> float:
@@ -41,11 +47,11 @@ class BlockFlops:
     def suffix(self, layers: int, length: int, start: int, *, last_token: bool) -> float:
         """Positions `start` … `length` − 1 through the last `layers` blocks, without the unembedding.
 
-        With `last_token`, only the last position goes through the MLP of the last block.
+        With `last_token`, only the last position goes through what comes behind the heads of the last block.
         """
         tokens = length - start
         keys = (start + 1 + length) / 2
-        saved = (tokens - 1) * self.mlp if last_token and layers else 0.0
+        saved = (tokens - 1) * (self.out + self.mlp) if last_token and layers else 0.0
         return layers * tokens * self.token(keys) - saved
 
 
