@@ -70,6 +70,14 @@ def claim_next(worker: Worker, warm: Collection[uuid.UUID] = ()) -> Claim | None
     return None
 
 
+def claim_run(worker: Worker, run_id: uuid.UUID) -> Claim | None:
+    """Claim this queued run, whoever's turn it is; None where it is not queued, or this worker may not take it."""
+    owner_id = Run.objects.filter(pk=run_id).values_list("owner_id", flat=True).first()
+    if owner_id is None:
+        return None
+    return _claim_of_owner(_claimable(worker).filter(pk=run_id), owner_id, worker)
+
+
 def heartbeat(claim: Claim) -> ClaimState:
     """Extend the lease; LOST where the attempt no longer holds the run."""
     held = Run.objects.filter(pk=claim.run_id, attempt=claim.attempt, status=Status.RUNNING)

@@ -11,6 +11,7 @@ Should the heartbeat itself fail, the process ends too: computing on without a l
 import os
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Final
@@ -96,7 +97,13 @@ class WorkerProcess:
         """Claim one run and execute it; False where there is none."""
         if self.stopping:
             return False
-        claim = claims.claim_next(self.row, self.warm.source_ids)
+        return self._carry_out(claims.claim_next(self.row, self.warm.source_ids))
+
+    def work_on(self, run_id: uuid.UUID) -> bool:
+        """Claim this very run and execute it; False where it is not to be had: taken by another worker, say."""
+        return not self.stopping and self._carry_out(claims.claim_run(self.row, run_id))
+
+    def _carry_out(self, claim: Claim | None) -> bool:
         if claim is None:
             return False
         control = Control()

@@ -1,20 +1,16 @@
 """Management commands: what an administrator types, and what they read."""
 
 import io
-import json
-import threading
 from pathlib import Path
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import connection
 
 from interp_app.catalog.models import ModelSource, PromptSet
 from interp_app.core.models import AuditEntry, User
 from interp_app.core.tokens import TokenRefused, verify_token
 from interp_app.runs import demo
 from interp_app.runs.models import Run, Status
-from interp_app.runs.worker import WorkerProcess
 from tests import tiny
 
 
@@ -84,58 +80,6 @@ def test_every_built_in_prompt_set_is_usable_on_the_demo_model():
         version = prompt_set.versions.get()
         assert version.n_pairs >= 50
         assert selectors.usable_prompts(model, version).pairs == version.n_pairs
-
-
-def spec_file(folder: Path, **changes) -> str:
-    body = {"method": "activation_patching", "model": "tiny", "prompts": {"slug": "drinks"}, **changes}
-    path = folder / "spec.json"
-    path.write_text(json.dumps(body))
-    return str(path)
-
-
-@pytest.fixture
-def drinks(prompts):
-    PromptSet.objects.filter(pk=prompts.prompt_set_id).update(slug="drinks")
-    return prompts
-
-
-@pytest.mark.django_db(transaction=True)
-def test_an_experiment_runs_from_a_file_to_its_end(tiny_model, drinks, member, tmp_path):
-    worker = WorkerProcess("cli", leave=lambda _: None)
-
-    def work() -> None:
-        try:
-            worker.run_forever()
-        finally:
-            connection.close()
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        said = called("run_experiment", spec_file(tmp_path), "--user", member.username, "--wait")
-        again = called("run_experiment", spec_file(tmp_path), "--user", member.username, "--wait")
-    finally:
-        worker.stop()
-        thread.join(20)
-        worker.close()
-    run = Run.objects.get(reused_from=None)
-    assert f"run {run.pk}" in said
-    assert "39/39 cells" in said
-    assert "succeeded" in said
-    assert f"(answered from {run.pk})" in again
-    assert "39/39 cells" in again
-
-
-@pytest.mark.django_db
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [("{", "cannot be read"), ("[]", "does not hold a JSON object"), ('{"model": "gone"}', "There is no such model")],
-)
-def test_a_faulty_experiment_file_is_a_sentence(member, tmp_path, content, words):
-    path = tmp_path / "spec.json"
-    path.write_text(content)
-    with pytest.raises(CommandError, match=words):
-        called("run_experiment", str(path), "--user", member.username)
 
 
 @pytest.mark.django_db
