@@ -1,8 +1,8 @@
 /** Scores of edges: sorted, filtered and cut; the strongest as a drawing. */
 import { drawBars, type Bar, type BarsDrawing } from './bars';
 import { number, plural } from './format';
+import { scoresOf, WHOLE } from './adjacency';
 import type { EdgesResult, Numbers } from './results';
-import { scoresOf, WHOLE } from './synthetic';
 import type { Quantity } from './types';
 
 export interface Edge {

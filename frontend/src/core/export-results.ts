@@ -3,7 +3,7 @@ import { barsOf } from './bars';
 import { csvText } from './export-text';
 import { byScore } from './edges';
 import type { AnyResult, AttentionResult, BarsResult, CurveResult, EdgesResult, GridResult, TokenTableResult } from './results';
-import { WHOLE } from './synthetic';
+import { WHOLE } from './adjacency';
 import { glyph } from './tokens';
 import type { RunDetail } from './types';
 

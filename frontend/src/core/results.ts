@@ -4,7 +4,7 @@
  */
 import { kindOf, type ResultKind } from './kinds';
 import { decodeSafetensors, type NamedArray } from './safetensors';
-import type { Axis, PanelPayload, Quantity } from './types';
+import type { Axis, Quantity } from './types';
 
 export type Numbers = Float32Array | Float64Array;
 
@@ -272,10 +272,4 @@ function readEdges(r: Reader): EdgesResult {
     spans: r.field('spans'),
     spanScores: r.optional('span_scores'),
   };
-}
-
-/** The panel a grid would have been announced as. */
-export function panelOf(grid: GridResult): PanelPayload {
-  const { name, title, rows, columns, quantities, facts } = grid;
-  return { index: 0, name, title, rows, columns, quantities, facts };
 }

@@ -148,25 +148,6 @@ export class FigureModel {
     return newRunLink({ from: id, method, sites: 'z', over: 'layer_head' });
   }
 
-  /** Runs that the selected region suggests, on what this one was run on. */
-  get followUps(): { text: string; href: string }[] {
-    const { selection, headsLink } = this;
-    const { id, method, status } = this.run.run;
-    const rows = this.panel?.payload.rows;
-    if (!selection || method !== 'activation_patching' || rows?.name !== 'layer') return [];
-    const layers = Array.from({ length: selection.r1 - selection.r0 }, (_, i) => rows.ticks[selection.r0 + i]?.label ?? '').join(',');
-    const [top, bottom] = [selection.r0, selection.r1 - 1].map((row) => rows.ticks[row]?.label ?? String(row));
-    const region = `${top},${bottom},${selection.c0},${selection.c1 - 1}`;
-    const links = [];
-    // A run that has ended has every cell; one that goes on can be asked again with this part of the map first.
-    if (status === 'running' || status === 'queued') links.push({ text: 'Compute this first', href: newRunLink({ from: id, method, region }) });
-    if (headsLink) {
-      links.push({ text: 'Run finer here', href: newRunLink({ from: id, method, sites: 'z', over: 'layer_head_position', layers, region }) });
-      links.push({ text: 'Heads here', href: newRunLink({ from: id, method, sites: 'z', over: 'layer_head', layers }) });
-    }
-    return links;
-  }
-
   get active(): Cell | null {
     return this.hover ?? this.focus;
   }
