@@ -187,7 +187,7 @@ class Builder:
             yield PlannedTile(panel, site, layers, first, end, shape, *place, key, chunks, flops)
 
     def bundles(self, tiles: Sequence[PlannedTile]) -> Iterable[tuple[PlannedTile, ...]]:
-        """Neighbouring tiles that fit into one batch and one tile's work, later layers joining earlier ones."""
+        """Neighbouring tiles that fit into one batch and one tile's work, later layers joining on the way."""
         bundle: list[PlannedTile] = []
         unique: dict[object, PlannedTile] = {}
         for tile in tiles:
@@ -203,13 +203,13 @@ class Builder:
         plan, last = self.plan, bundle[-1]
         if plan.walk == "hooks" or not plan.optimise.batching:
             return False
-        if len(tile.chunks) != 1 or tile.chunks != last.chunks or tile.site != last.site:
+        if len(tile.chunks) != 1 or tile.chunks != last.chunks:
             return False
-        if not last.layer < tile.layer:
+        if (tile.panel, tile.layer) <= (last.panel, last.layer):  # of the next, finer wave: the coarse one comes first
             return False
         chunk, group = tile.chunks[0], plan.groups[tile.chunks[0].group]
         rows = (len(bundle) + 1) * (chunk.hi - chunk.lo)
-        tokens = rows * sum(self._tokens(group, tile, slot) for slot in chunk.slots)
+        tokens = rows * max(sum(self._tokens(group, one, slot) for slot in chunk.slots) for one in (last, tile))
         fits = tokens <= plan.tokens_a_batch and rows * len(chunk.slots) <= (plan.batch_rows or self._most_rows())
         return fits and sum(one.flops for one in bundle) + tile.flops <= 2 * self.budget
 

@@ -14,10 +14,12 @@ import torch
 from tests.decoders import FAMILIES, gpt2, language_model, pair, pairs
 from tracing.errors import ModelError, OutOfMemoryError, PromptError, SiteError, SpecError, Stopped
 from tracing.models import LanguageModel
-from tracing.patching import Optimise, batches, capture, prepare, readout, sweep, sweeps, tiles
-from tracing.patching import plan as planning
+from tracing.patching import Optimise, batches, capture, packing, prepare, readout, sweep, sweeps, tiles
 from tracing.patching.capture import Activations
 from tracing.patching.footprint import kept_bytes
+from tracing.patching.packing import make_plan
+from tracing.patching.plan import Lengths
+from tracing.patching.rows import walk_of
 from tracing.patching.sweeps import place
 from tracing.prompts import PromptPair
 
@@ -76,8 +78,8 @@ def collect(model: LanguageModel, several: Any, **options: Any) -> dict[Any, np.
 
 
 def test_a_resumed_sweep_computes_only_the_missing_tiles_and_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planning, "TILE_FLOPS", 0.0)
-    monkeypatch.setattr(planning.BlockFlops, "forward", lambda *_: 1e4)
+    monkeypatch.setattr(packing, "TILE_FLOPS", 0.0)
+    monkeypatch.setattr(packing.BlockFlops, "forward", lambda *_: 1e4)
     model, several = language_model("llama"), pairs(7)
     undisturbed = collect(model, several)
     done = set(list(undisturbed)[::2])
@@ -179,20 +181,26 @@ def test_weights_and_outputs_are_untouched_by_a_sweep() -> None:
 def test_a_finished_sweep_keeps_no_activations(optimise: bool) -> None:
     model = language_model("llama")
     prepared = prepare(model, pairs(), sites=SITES, optimise=optimise)
-    kept = [weakref.ref(run.source.boundary(1)) for run in prepared.baselines.groups]
+    kept = [weakref.ref(run.source["resid_pre"][1]) for run in prepared.baselines.groups]
     list(tiles(prepared))
     del prepared
     gc.collect()
     assert [ref() for ref in kept] == [None] * len(kept)
 
 
-def limited(most_tokens: int, run: Callable[..., Any]) -> Callable[..., Any]:
-    """A suffix engine whose memory ends at a number of packed tokens."""
+def patches(entries: Any, pairs: slice) -> int:
+    """How many tokens a batch has to run: those from each row's first patched position on."""
+    tokens = sum(int((rows.positions.shape[1] - rows.positions.int().argmax(1)).sum()) for rows in entries)
+    return tokens * (pairs.stop - pairs.start)
 
-    def run_limited(model: Any, entries: Any, *rest: Any, **options: Any) -> Any:
-        if sum(hidden.shape[0] * hidden.shape[1] for _, hidden in entries) > most_tokens:
+
+def limited(most: int, run: Callable[..., Any]) -> Callable[..., Any]:
+    """An engine whose memory ends at a number of tokens."""
+
+    def run_limited(model: Any, base: Any, source: Any, entries: Any, pairs: slice, options: Any) -> Any:
+        if patches(entries, pairs) > most:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return run(model, entries, *rest, **options)
+        return run(model, base, source, entries, pairs, options)
 
     return run_limited
 
@@ -200,7 +208,7 @@ def limited(most_tokens: int, run: Callable[..., Any]) -> Callable[..., Any]:
 def test_a_batch_that_does_not_fit_is_halved_until_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
     model, several = language_model("gpt2", torch.float64), pairs(7)
     whole = sweep(model, several)
-    monkeypatch.setattr(batches, "run_suffix", limited(8, batches.run_suffix))
+    monkeypatch.setattr(batches, "run_rows", limited(8, batches.run_rows))
     np.testing.assert_allclose(sweep(model, several).examples, whole.examples, atol=1e-12)
 
 
@@ -209,14 +217,14 @@ def test_a_size_that_did_not_fit_is_not_tried_again(monkeypatch: pytest.MonkeyPa
     several = [pair([1, 2, 3, n], [4, 5, 6, n + 20], (9,), (10,), n) for n in range(1, 17)]
     prepared = prepare(model, several, batch=16)
     sizes: list[int] = []
-    run = limited(40, batches.run_suffix)
+    run = limited(40, batches.run_rows)
 
-    def counted(given: Any, entries: Any, *rest: Any, **options: Any) -> Any:
-        sizes.append(sum(hidden.shape[0] * hidden.shape[1] for _, hidden in entries))
-        return run(given, entries, *rest, **options)
+    def counted(given: Any, base: Any, source: Any, entries: Any, pairs: slice, options: Any) -> Any:
+        sizes.append(patches(entries, pairs))
+        return run(given, base, source, entries, pairs, options)
 
     whole = {place(tile): tile.examples for tile in tiles(prepared)}
-    monkeypatch.setattr(batches, "run_suffix", counted)
+    monkeypatch.setattr(batches, "run_rows", counted)
     for tile in tiles(prepared):
         np.testing.assert_allclose(tile.examples, whole[place(tile)], atol=1e-12)
     refused = [size for size in sizes if size > 40]
@@ -225,7 +233,7 @@ def test_a_size_that_did_not_fit_is_not_tried_again(monkeypatch: pytest.MonkeyPa
 
 
 def test_one_patch_that_does_not_fit_says_the_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "run_suffix", limited(3, batches.run_suffix))
+    monkeypatch.setattr(batches, "run_rows", limited(0, batches.run_rows))
     with pytest.raises(OutOfMemoryError, match=r"One patched prompt of \d tokens does not fit.*cpu") as caught:
         sweep(language_model("gpt2"), pairs())
     assert caught.value.where["weight_bytes"]
@@ -260,9 +268,11 @@ def test_a_sweep_that_would_keep_too_much_is_refused_before_it_runs(monkeypatch:
         sweep(model, several)
 
 
-def stored(found: Activations) -> dict[int, int]:
+def stored(found: Activations | dict[str, list[torch.Tensor]]) -> dict[int, int]:
     """Bytes of every block of memory that activations hold on to, by address."""
-    every = [*found.keys, *found.values, *(tensor for kept in found.sites.values() for tensor in kept)]
+    sites = found if isinstance(found, dict) else found.sites
+    every = [tensor for kept in sites.values() for tensor in kept]
+    every += [] if isinstance(found, dict) else [*found.keys, *found.values]
     return {kept.data_ptr(): kept.nbytes() for kept in (tensor.untyped_storage() for tensor in every)}
 
 
@@ -314,7 +324,7 @@ def test_logits_of_all_pairs_are_never_there_at_once(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(readout, "read_logits", counted)
     monkeypatch.setattr("tracing.patching.baselines.LOGITS_A_BATCH", 3 * 97)
-    monkeypatch.setattr(planning, "LOGITS_A_BATCH", 3 * 97)
+    monkeypatch.setattr(packing, "LOGITS_A_BATCH", 3 * 97)
     sliced = sweep(model, several, "kl_divergence")
     assert max(rows) == 3
     np.testing.assert_allclose(sliced.examples, whole.examples, atol=1e-12)
@@ -357,7 +367,8 @@ def test_text_needs_a_tokenizer() -> None:
     [
         ({"sites": "hidden"}, SiteError, "'hidden' cannot be patched"),
         ({"sites": "resid_pre", "over": ("layer", "head")}, SiteError, "no head axis"),
-        ({"over": ("head", "layer")}, SpecError, "over"),
+        ({"over": ("head", "layer")}, SpecError, "in this order"),
+        ({"source": "median"}, SpecError, "'median'"),
         ({"direction": "sideways"}, SpecError, "'sideways'"),
         ({"positions": "middle"}, SpecError, "'middle'"),
         ({"batch": 0}, SpecError, "batch size"),
@@ -368,11 +379,12 @@ def test_a_wrong_option_is_named(options: dict[str, Any], error: type[Exception]
         sweep(language_model("gpt2"), pairs(), **options)
 
 
-def test_attention_that_ignores_masks_is_refused_but_can_be_hooked() -> None:
+def test_attention_that_ignores_masks_runs_whole_rows() -> None:
     model = LanguageModel(gpt2())
     model.module.config._attn_implementation = "flash_attention_2"
-    with pytest.raises(ModelError, match="'flash_attention_2', which ignores the masks"):
-        sweep(model, pairs())
+    plan = make_plan(model.facts, [Lengths.of(one) for one in pairs()], sites=["resid_pre"], walk=walk_of(model))
+    assert plan.walk == "rows"
+    assert "as whole prompts" in plan.explain()
 
 
 def test_equal_baselines_are_warned_about() -> None:
@@ -406,6 +418,6 @@ def test_bfloat16_models_sweep_with_metrics_in_float32() -> None:
 
 def test_switching_everything_off_is_one_forward_a_cell_and_pair() -> None:
     prepared = prepare(language_model("gpt2"), pairs(2), optimise=Optimise.of(False))
-    rows = [(c.hi - c.lo) * len(c.columns) for tile in prepared.plan.tiles for c in tile.chunks]
+    rows = [(c.hi - c.lo) * len(c.slots) for tile in prepared.plan.tiles for c in tile.chunks]
     assert set(rows) == {1}
     assert len(rows) == 3 * (5 + 6)
