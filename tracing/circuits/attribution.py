@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tracing.circuits.costs import CPU_BYTES, graph_numbers
 from tracing.circuits.edge_batches import (
     Aggregation,
     Batch,
@@ -37,8 +38,6 @@ from tracing.prompts import TokenizedPair, require_usable
 from tracing.results import EdgeScores
 
 Spans = Literal["position"] | Sequence[str] | None
-CPU_BYTES: Final = 2**29
-"""About how much the activations of a batch may take on the CPU, where larger batches are no faster."""
 SPAN_BYTES: Final = 2**31
 STEPLESS: Final = ("rank", "accuracy")
 REST: Final = "elsewhere"
@@ -232,8 +231,7 @@ class _Run:
             return self.batch
         facts, device = self.work.model.facts, self.work.model.device
         room = CPU_BYTES if device.type == "cpu" else (device_bytes(device) or 4 * CPU_BYTES) // 3
-        # What a block keeps for its backward: norms, projections and the MLP's several hidden tensors.
-        numbers = facts.n_layers * (16 * facts.d_model + 8 * facts.d_mlp + 6 * facts.n_heads * facts.d_head)
+        numbers = graph_numbers(facts)
         if self.work.model.attention == "eager":
             numbers += facts.n_layers * 3 * facts.n_heads * length
         return max(1, room // (numbers * length * self.work.model.dtype.itemsize))
