@@ -205,8 +205,6 @@ class Builder:
             return False
         if len(tile.chunks) != 1 or tile.chunks != last.chunks:
             return False
-        if (tile.panel, tile.layer) <= (last.panel, last.layer):  # of the next, finer wave: the coarse one comes first
-            return False
         chunk, group = tile.chunks[0], plan.groups[tile.chunks[0].group]
         rows = (len(bundle) + 1) * (chunk.hi - chunk.lo)
         tokens = rows * max(sum(self._tokens(group, one, slot) for slot in chunk.slots) for one in (last, tile))
