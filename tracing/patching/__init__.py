@@ -12,6 +12,8 @@ from tracing.patching.plan import Optimise, Plan
 from tracing.patching.sources import Interchange, Mean, Noise, Resample, Zero
 
 if TYPE_CHECKING:
+    from tracing.patching.attribution import atp_star, attribution_patching, attribution_steps
+    from tracing.patching.attribution_check import check_attribution
     from tracing.patching.inputs import ImagePair
     from tracing.patching.sweeps import Sweep, grids, prepare, sweep, tiles
 
@@ -25,6 +27,10 @@ __all__ = [
     "Resample",
     "Sweep",
     "Zero",
+    "atp_star",
+    "attribution_patching",
+    "attribution_steps",
+    "check_attribution",
     "grids",
     "make_plan",
     "prepare",
@@ -33,7 +39,15 @@ __all__ = [
 ]
 
 
+_ELSEWHERE = {
+    "atp_star": "attribution",
+    "attribution_patching": "attribution",
+    "attribution_steps": "attribution",
+    "check_attribution": "attribution_check",
+}
+
+
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        return getattr(import_module("tracing.patching.sweeps"), name)
+        return getattr(import_module(f"tracing.patching.{_ELSEWHERE.get(name, 'sweeps')}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
