@@ -1,4 +1,4 @@
-"""Head detectors as an experiment: previous-token, duplicate-token and induction heads, on repeated random tokens.
+"""Head detectors as an experiment: previous-token, duplicate-token, induction and copying heads.
 
 Source: Olsson et al. 2022 (arXiv 2209.11895).
 """
@@ -17,7 +17,7 @@ from tracing.prompts import PromptPair
 if TYPE_CHECKING:
     from tracing.models import LanguageModel
 
-Kind = Literal["previous_token", "duplicate_token", "induction"]
+Kind = Literal["previous_token", "duplicate_token", "induction", "copying"]
 
 HELP = """\
 Which heads attend to the token before, to an earlier copy of the current token, or to the token behind an earlier copy
@@ -27,6 +27,9 @@ guide a head there. With A[t, s] a head's attention from token t to token s, x t
 - previous token: mean over t of A[t, t − 1]
 - duplicate token: mean over t that have a copy of Σ A[t, s], x[s] = x[t], s < t
 - induction: mean over t that have a copy of Σ A[t, s], x[s − 1] = x[t]
+
+Copying needs no tokens: it is Σ λ / Σ |λ| over the eigenvalues of the head's W_E W_V W_O W_U, 1 where attending to a
+token raises that token, −1 where it lowers it. An induction head attends behind a copy and copies.
 
 The measure "mul" divides by all attention instead, positions without a target included, as TransformerLens does. The
 tokens are drawn with the seed from the model's vocabulary without its special tokens; on the prompts of the set the
@@ -38,6 +41,7 @@ When not to trust it:
 - Heads are not one thing. A high score on random tokens does not mean that the head does only that on text.
 - Random tokens are far from what the model has read; small models may fail to induce on them and do it on text.
 - Sliding windows that are shorter than a segment make induction impossible in those layers.
+- Copying is the direct path from the embedding, without earlier layers, norms' scales and biases.
 - Scores of evenly spread attention are not 0: about 1 over the number of tokens before.
 
 Sources: Olsson et al. 2022 (arXiv 2209.11895); Elhage et al. 2021 (transformer-circuits.pub/2021/framework).

@@ -14,6 +14,8 @@ and A[t, s] is a head's attention. Scores, means over prompts:
 By default the tokens are random: a segment drawn without replacement from the model's ordinary vocabulary, several
 times in a row, so that nothing but position and repetition can guide a head. A special token that the tokenizer puts
 before every prompt is put there too, and is never a query or a target of the scores.
+
+The kind "copying" is of the weights alone: see `tracing.lenses.copying`.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,34 +30,38 @@ from torch import Tensor
 from tracing.errors import SiteError, SpecError, Stopped
 from tracing.events import Quantity
 from tracing.lenses.attention import require_patterns
+from tracing.lenses.copying import copying_scores
 from tracing.lenses.places import heads_axis, layers_axis
-from tracing.lenses.prompts import batches, has_tokenizer, prompts_of
+from tracing.lenses.prompts import Batch, batches, has_tokenizer, prompts_of
 from tracing.lenses.reading import observe
 from tracing.lenses.steps import Step, Steps, finish
 from tracing.models.pretrained import Pretrained
 from tracing.results import Grid
 
-Kind = Literal["previous_token", "duplicate_token", "induction"]
+AttentionKind = Literal["previous_token", "duplicate_token", "induction"]
+Kind = Literal["previous_token", "duplicate_token", "induction", "copying"]
 Measure = Literal["mean", "mul"]
-KINDS: Final[tuple[Kind, ...]] = ("previous_token", "duplicate_token", "induction")
+KINDS: Final[tuple[AttentionKind, ...]] = ("previous_token", "duplicate_token", "induction")
+"""Kinds that are scored by attention; "copying" is scored by the weights."""
 TITLES: Final = {
     "previous_token": "Previous-token heads",
     "duplicate_token": "Duplicate-token heads",
     "induction": "Induction heads",
+    "copying": "Copying heads",
 }
 TOKENS: Final = 4096
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HeadDetection:
-    """One grid layer × head a kind, plane `score` in 0 … 1, with `examples` `[prompt, layer, head]`."""
+    """One grid layer × head a kind, plane `score` in 0 … 1 (copying: −1 … 1), `examples` `[prompt, layer, head]`."""
 
     grids: dict[str, Grid]
 
     def best(self, kind: Kind, count: int = 1) -> list[tuple[int, int, float]]:
         """The heads with the highest scores as (layer, head, score), best first."""
         scores = self.grids[kind].planes["score"]
-        order = np.argsort(-np.nan_to_num(scores, nan=-1.0), axis=None, kind="stable")[:count]
+        order = np.argsort(-np.nan_to_num(scores, nan=-2.0), axis=None, kind="stable")[:count]
         places = (np.unravel_index(int(n), scores.shape) for n in order)
         return [(int(layer), int(head), float(scores[layer, head])) for layer, head in places]
 
@@ -109,26 +115,33 @@ def detect_steps(
         rows, skip = repeated_tokens(model, length=length, repeats=repeats, count=count, seed=seed)
         prompts = rows
     read = prompts_of(model, prompts)
-    scores = {kind: np.full((len(read), model.facts.n_layers, model.facts.n_heads), np.nan) for kind in kinds}
+    looked = [kind for kind in KINDS if kind in kinds]
+    shape = len(read), model.facts.n_layers, model.facts.n_heads
+    scores = {kind: np.full(shape, np.nan) for kind in looked}
+    copying = copying_scores(model) if "copying" in kinds else None
     facts: dict[str, Any] = {"measure": measure, "prompts": len(read), "tokens": "random" if random else "given"}
     if random:
         facts |= {"length": length, "repeats": repeats, "seed": seed, "skipped": skip}
 
     def grids() -> tuple[Grid, ...]:
-        return tuple(_grid(model, kind, values, facts) for kind, values in scores.items())
+        found = {kind: _grid(model, kind, values, facts) for kind, values in scores.items()}
+        return tuple(_copying_grid(model, copying) if kind == "copying" else found[kind] for kind in kinds)
 
     done = 0
     for one in batches(read, batch, model.device, TOKENS):
         if should_stop is not None and should_stop():
             raise Stopped
         ids = next(iter(one.inputs.values()))
-        targets = {kind: targets_of(kind, ids, skip) for kind in kinds}
+        targets = {kind: targets_of(kind, ids, skip) for kind in looked}
 
-        def score(_: str, layer: int, pattern: Tensor, targets: dict[Kind, Tensor] = targets, one: Any = one) -> None:
+        def score(
+            _: str, layer: int, pattern: Tensor, targets: dict[AttentionKind, Tensor] = targets, one: Batch = one
+        ) -> None:
             for kind, mask in targets.items():
                 scores[kind][list(one.numbers), layer] = score_of(pattern, mask, measure).cpu().numpy()
 
-        observe(model, one.inputs, [("pattern", layer) for layer in range(model.facts.n_layers)], score)
+        if looked:
+            observe(model, one.inputs, [("pattern", layer) for layer in range(model.facts.n_layers)], score)
         done += one.rows
         yield Step(done, len(read), grids)
     return HeadDetection({grid.name: grid for grid in grids()})
@@ -180,7 +193,7 @@ def _start(model: Any, ordinary: Sequence[int]) -> list[int]:
     return []
 
 
-def targets_of(kind: Kind, ids: Tensor, skip: int = 0) -> Tensor:
+def targets_of(kind: AttentionKind, ids: Tensor, skip: int = 0) -> Tensor:
     """The 0-1 matrix of a kind, `[row, query, key]`, of ids `[row, position]`; the first `skip` tokens take no part."""
     size = ids.shape[1]
     if kind == "previous_token":
@@ -213,11 +226,11 @@ def _check(model: Pretrained, kinds: Sequence[str], measure: str) -> None:
             f"The family {model.family} reads no tokens, so none of them repeat.", remedy="Use attention_patterns."
         )
     require_patterns(model)
-    unknown = [kind for kind in kinds if kind not in KINDS]
+    unknown = [kind for kind in kinds if kind not in TITLES]
     if unknown or not kinds or measure not in ("mean", "mul"):
         raise SpecError(
             f"No detector is named {', '.join(map(repr, unknown)) or repr(measure)}.",
-            remedy=f'Kinds: {", ".join(KINDS)}; measures: "mean", "mul".',
+            remedy=f'Kinds: {", ".join(TITLES)}; measures: "mean", "mul".',
         )
 
 
@@ -234,4 +247,18 @@ def _grid(model: Pretrained, kind: str, values: NDArray[Any], facts: dict[str, A
         planes={"score": mean},
         examples=values,
         facts={**facts, "kind": kind, "scored_prompts": int(there[:, 0, 0].sum())},
+    )
+
+
+def _copying_grid(model: Pretrained, scores: NDArray[Any] | None) -> Grid:
+    assert scores is not None
+    anchors = {"-1": "suppresses", "0": "neither", "1": "copies"}
+    return Grid(
+        name="copying",
+        title="Copying heads: eigenvalues of the OV circuit, by layer and head",
+        rows=layers_axis(range(model.facts.n_layers)),
+        columns=heads_axis(range(model.facts.n_heads)),
+        quantities=(Quantity("score", "Σ λ / Σ |λ|", "share of the eigenvalues", "diverging", (-1.0, 1.0), anchors),),
+        planes={"score": scores},
+        facts={"kind": "copying", "of": "weights"},
     )

@@ -145,9 +145,9 @@ def direct_steps(
         )
     if by not in ("component", "head", "neuron") or top < 1:
         raise SpecError(f"by={by!r}, top={top} is no split.", remedy='Split by "component", "head" or "neuron".')
-    tokenized = pairs_of(model, pairs, needs_foil=metric if metric == "logit_diff" else "")
     readout = _readout(model)
     parts = parts_of(model, by)
+    tokenized = pairs_of(model, pairs, needs_foil=metric if metric == "logit_diff" else "")
     runs = {run: prompts_of(model, tokenized, run=run) for run in ("clean", "corrupted")}
     for prompt in runs["clean"]:
         position_in(prompt, position, model)

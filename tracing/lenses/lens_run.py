@@ -133,7 +133,7 @@ class LensRun:
                 if should_stop():
                     raise Stopped
                 part = places[lo : lo + size]
-                index = torch.tensor([place[:2] for place in part], device=self.model.device).T
+                index = torch.tensor([place[:2] for place in part]).T
                 hidden = {key: value[index[0], index[1]] for key, value in seen.items()}
                 self._read_rows(part, hidden, last)
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from tracing.errors import PromptError, SpecError
 from tracing.models.pretrained import Pretrained
-from tracing.prompts import PromptPair, TokenizedPair, require_usable, tokenize_all
+from tracing.patching.inputs import ImagePair, ImagesOfPair, ready
+from tracing.prompts import PromptPair, TokenizedPair, require_usable
 
 TOKENS_A_FORWARD: Final = 8192
 """Prompts that run together have at most this many tokens."""
@@ -56,31 +57,24 @@ class Batch:
 
 
 def pairs_of(model: Pretrained, pairs: Any, *, needs_foil: str = "") -> tuple[TokenizedPair, ...]:
-    """Pairs as the model reads them: one, or a list, of `PromptPair` or `TokenizedPair`.
+    """Pairs as the model reads them: one, or a list, of `PromptPair`, `TokenizedPair` or `ImagePair`.
 
     Raises `PromptError` for a pair that cannot be used, or lacks the foil that the metric `needs_foil` compares with;
     `SpecError` for anything else than pairs.
     """
-    given = [pairs] if isinstance(pairs, PromptPair | TokenizedPair) else list(pairs)
-    if not given:
-        raise PromptError("There are no prompt pairs.", remedy="Give at least one.")
-    if all(isinstance(one, TokenizedPair) for one in given):
-        found = tuple(cast("list[TokenizedPair]", given))
-    elif all(isinstance(one, PromptPair) for one in given):
-        found = tuple(
-            tokenize_all(cast("list[PromptPair]", given), _text_model(model).tokens, model.facts.max_positions)
+    if not are_pairs(pairs):
+        raise SpecError(
+            f"Pairs are needed, and {type(pairs).__name__} is none.", remedy="Give PromptPair objects, one at least."
         )
-    else:
-        raise SpecError("The pairs are neither all texts nor all tokenized.", remedy="Pass PromptPair objects.")
+    found = ready(cast("Any", model), pairs)
     require_usable(found, needs_foil)
     return found
 
 
 def are_pairs(prompts: Any) -> bool:
     """Whether these are prompt pairs, and not prompts."""
-    if isinstance(prompts, PromptPair | TokenizedPair):
-        return True
-    return isinstance(prompts, list | tuple) and bool(prompts) and isinstance(prompts[0], PromptPair | TokenizedPair)
+    first = prompts[0] if isinstance(prompts, list | tuple) and prompts else prompts
+    return isinstance(first, PromptPair | TokenizedPair | ImagePair)
 
 
 def prompts_of(model: Pretrained, prompts: Any, *, run: str = "clean") -> tuple[Prompt, ...]:
@@ -89,11 +83,11 @@ def prompts_of(model: Pretrained, prompts: Any, *, run: str = "clean") -> tuple[
     Raises `PromptError` where there are none, one is empty or longer than the model reads; `ModelError` for texts
     without a tokenizer.
     """
-    if model.adapter.input_name == "pixel_values":
-        return _images(model, prompts)
     if are_pairs(prompts):
         pairs = pairs_of(model, prompts)
         return tuple(_of_pair(model, pair, run) for pair in pairs)
+    if model.adapter.input_name == "pixel_values":
+        return _images(model, prompts)
     rows = _rows(model, prompts)
     if not rows:
         raise PromptError("There are no prompts.", remedy="Give at least one.")
@@ -197,6 +191,9 @@ def _encoded(model: Pretrained, texts: list[str]) -> list[list[int]]:
 
 
 def _of_pair(model: Pretrained, pair: TokenizedPair, run: str) -> Prompt:
+    if isinstance(pair, ImagesOfPair):
+        pixels = pair.clean_pixels if run == "clean" else pair.corrupted_pixels
+        return Prompt(pair.number, pair.clean_tokens, {"pixel_values": pixels[None].to(model.dtype)}, 0)
     ids = pair.clean_ids if run == "clean" else pair.corrupted_ids
     tokens = pair.clean_tokens if run == "clean" else pair.corrupted_tokens
     found = _prompt(model, pair.number, list(ids), pair.decoder_ids, tokens)
@@ -227,5 +224,5 @@ def _images(model: Any, images: Any) -> tuple[Prompt, ...]:
     from tracing.graph.nodes import Inputs  # the wrapper's own reading of pixels, processors' outputs and pictures
 
     pixels = model.batch([Inputs((images,))]).kwargs["pixel_values"].cpu()
-    tokens = ("class", *(f"patch {n}" for n in range(model.facts.max_positions - 1)))
+    tokens = ("class token", *(f"patch {n}" for n in range(model.facts.max_positions - 1)))
     return tuple(Prompt(n, tokens, {"pixel_values": one[None]}) for n, one in enumerate(pixels, start=1))

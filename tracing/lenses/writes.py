@@ -124,7 +124,7 @@ def _is_norm(module: nn.Module) -> bool:
 def read_writes(model: Pretrained, parts: Sequence[Part], batch: Batch, places: Sequence[int]) -> Writes:
     """One forward; the writes of each row at its place."""
     values: dict[tuple[str, int], Tensor] = {}
-    rows, at = torch.arange(batch.rows, device=model.device), torch.tensor(list(places), device=model.device)
+    rows, at = torch.arange(batch.rows), torch.tensor(list(places))  # on the CPU they index values of any device
 
     def keep(name: str, layer: int, value: Tensor) -> None:
         values[name, layer] = value[rows, at].clone()

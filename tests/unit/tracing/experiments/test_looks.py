@@ -31,7 +31,7 @@ MORE: list[tuple[str, dict[str, Any]]] = [
     ("direct_logit_attribution", {"by": "neuron", "top": 3, "metric": "logit"}),
     ("direct_logit_attribution", {"by": "component"}),
     ("attention_patterns", {"prompt": "corrupted", "value_weighted": False}),
-    ("head_detectors", {"tokens": "prompts", "kinds": ("induction",), "measure": "mul"}),
+    ("head_detectors", {"tokens": "prompts", "kinds": ("copying", "induction"), "measure": "mul"}),
     ("steering", {"hold_out": True, "unit": True, "texts": 0, "positions": "generated", "layer": 2}),
 ]
 

@@ -72,7 +72,7 @@ def test_chosen_layers_and_heads_come_in_their_order_and_pairs_by_run() -> None:
 def test_an_image_model_has_patterns_over_patches(tmp_path: Path) -> None:
     model = VisionModel(zoo.model("vit"))
     one = attention_patterns(model, zoo.example_inputs("vit")["pixel_values"])[1]
-    assert one.tokens[:2] == ("class", "patch 0")
+    assert one.tokens[:2] == ("class token", "patch 0")
     np.testing.assert_allclose(one.planes["pattern"].sum(-1), 1, atol=1e-5)
     one.to_files(tmp_path / "one")
     np.testing.assert_array_equal(Attention.from_files(tmp_path / "one").planes["pattern"], one.planes["pattern"])
@@ -189,3 +189,40 @@ def test_prompts_without_a_target_do_not_count() -> None:
     assert np.isnan(alone.grids["duplicate_token"].planes["score"]).all()
     with pytest.raises(SpecError, match="No detector is named 'copy'"):
         detect_heads(model, kinds=["copy"])  # type: ignore[list-item]
+
+
+# -- copying ----------------------------------------------------------------------------------------------------------
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gpt_neox"])
+def test_copying_is_the_eigenvalues_of_the_whole_vocabulary_squared_matrix(name: str) -> None:
+    model = LanguageModel(zoo.model(name, torch.float64))
+    module, head = model.module, 3
+    if name == "gpt2":
+        block, final = module.transformer.h[1], module.transformer.ln_f
+        norm, values = block.ln_1, block.attn.c_attn.weight[:, 64 + 24 : 64 + 32]
+        writes = block.attn.c_proj.weight[24:32]
+    elif name == "llama":  # head 3 shares the values of key-value head 1
+        block, final = module.model.layers[1], module.model.norm
+        norm, values = block.input_layernorm, block.self_attn.v_proj.weight[12:24].T
+        writes = block.self_attn.o_proj.weight[:, 36:48].T
+    else:
+        block, final = module.gpt_neox.layers[1], module.gpt_neox.final_layer_norm
+        norm, values = block.input_layernorm, block.attention.query_key_value.weight[3 * 24 + 16 : 3 * 24 + 24].T
+        writes = block.attention.dense.weight[:, 24:32].T
+    embedding, unembedding = module.get_input_embeddings().weight, module.get_output_embeddings().weight
+    whole = (embedding * norm.weight) @ values @ writes @ (unembedding * final.weight).T
+    eigenvalues = torch.linalg.eigvals(whole)
+    expected = float(eigenvalues.sum().real / eigenvalues.abs().sum())
+    found = detect_heads(model, length=6, count=1, kinds=["copying"]).grids["copying"]
+    assert found.planes["score"][1, head] == pytest.approx(expected, abs=1e-8)
+
+
+def test_the_demo_models_induction_heads_copy() -> None:
+    found = detect_heads(LanguageModel(MODEL_DIR), kinds=["induction", "copying"], count=2)
+    assert list(found.grids) == ["induction", "copying"]
+    assert found.grids["copying"].planes["score"][1].min() > 0.85
+
+
+def test_models_without_a_direct_path_have_no_copying_score() -> None:
+    with pytest.raises(SiteError, match="no direct path from a token's embedding"):
+        detect_heads(LanguageModel(zoo.model("bert")), [[5, 6, 5]], kinds=["copying"])

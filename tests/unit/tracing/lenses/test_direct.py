@@ -7,11 +7,12 @@ from torch import Tensor, nn
 
 from tests import decoders, zoo
 from tests.unit.tracing.lenses import exact
-from tracing import LanguageModel
+from tracing import LanguageModel, VisionModel
 from tracing.errors import AdapterError, MetricError, PromptError, SiteError, SpecError, Stopped
 from tracing.lenses.direct import direct_logit_attribution
 from tracing.lenses.frozen import FrozenNorm
 from tracing.metrics import Targets, get
+from tracing.patching.inputs import ImagePair
 
 ALL = [name for name in zoo.ZOO if name not in ("bert", "vit")]
 HEADLESS = ("mamba", "t5", "t5_gated")
@@ -201,3 +202,14 @@ def test_the_parts_of_a_norm_are_found_by_what_it_does() -> None:
         assert float(x @ direction + constant) == pytest.approx(float(norm(x) @ u), abs=1e-12)
     with pytest.raises(SiteError, match="neither a LayerNorm nor an RMSNorm"):
         FrozenNorm.of(nn.PReLU(5))
+
+
+def test_the_class_logits_of_an_image_model_are_split_as_well() -> None:
+    model = VisionModel(zoo.model("vit", torch.float64))
+    clean, corrupted = zoo.example_inputs("vit")["pixel_values"].double()
+    pair = ImagePair(clean, corrupted, answer=3, foil=(5, 1))
+    with torch.no_grad():
+        logits = model.module(pixel_values=clean[None]).logits[0]
+    for by in ("component", "head", "neuron"):
+        found = direct_logit_attribution(model, pair, by=by)  # type: ignore[arg-type]
+        assert found.bars.values["clean"].sum() == pytest.approx(float(logits[3] - logits[[5, 1]].mean()), abs=1e-10)
