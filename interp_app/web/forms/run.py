@@ -65,7 +65,9 @@ class RunForm(forms.Form):
     def params(self) -> dict[str, Any]:
         """Parameters for the service: what was left empty is left out, so that the spec's default applies."""
         found = {name: self.cleaned_data.get(PREFIX + name) for name in self.parameter_names}
-        return {name: value for name, value in found.items() if value not in (None, "", [])}
+        unset = {name for name, value in found.items() if value in (None, "")}
+        unset |= {name for name in found if isinstance(self.fields[PREFIX + name], NumbersField) and not found[name]}
+        return {name: value for name, value in found.items() if name not in unset}
 
     def prompt_version(self) -> tuple[str, int]:
         """Id and version number of the chosen prompt set."""

@@ -6,7 +6,7 @@ from django.test import Client
 from interp_app.catalog.models import ModelSource, PromptSetVersion
 from interp_app.core.models import User
 from interp_app.runs.models import Run, Status
-from interp_app.web.forms.run import form_field, resolve
+from interp_app.web.forms.run import form_field, only_if_text, resolve
 from tests.factories import PromptSetVersionFactory, RunFactory, WorkerFactory
 
 
@@ -83,7 +83,7 @@ def test_a_preview_tells_the_cost_and_queues_nothing(ada: Client, filled: dict[s
     ("change", "said", "beside"),
     [
         ({"param-sites": []}, "at least 1", "param-sites"),
-        ({"param-over": "layer_head", "param-sites": ["resid_pre"]}, "needs the site z", None),
+        ({"param-over": "layer_head", "param-sites": ["resid_pre"]}, "needs sites that have heads, such as z", None),
         ({"param-sites": ["resid_nowhere"]}, "not one of the available choices", "param-sites"),
         ({"param-batch_rows": "0"}, "greater than or equal to 1", "param-batch_rows"),
         ({"param-batch_rows": "many"}, "whole number", "param-batch_rows"),
@@ -156,3 +156,39 @@ def test_every_kind_of_property_has_an_input(prop: dict[str, object], kind: str)
     assert type(field).__name__ == kind
     assert field.label == "Some name"
     assert not field.required
+
+
+@pytest.mark.parametrize(
+    ("typed", "sent"), [("0, 2", [0, 2]), ("0-2 5", [0, 1, 2, 5]), ("", None), ("3..4; 1", [3, 4, 1])]
+)
+def test_numbers_with_commas_and_ranges_become_a_list(typed: str, sent: list[int] | None) -> None:
+    prop = {"type": "array", "items": {"type": "integer"}, "default": []}
+    assert form_field("layers", prop).clean(typed) == (sent or [])
+
+
+def test_a_list_that_is_no_list_of_numbers_says_which_part(ada: Client, filled: dict[str, object]) -> None:
+    response = ada.post("/runs/new/", {**filled, "param-layers": "0, two"})
+    assert response.status_code == 400
+    assert "is not a whole number or a range such as 4-7" in response.text
+    assert 'value="0, two"' in response.text
+
+
+def test_a_marked_region_of_a_map_prefills_the_form(ada: Client, filled: dict[str, object]) -> None:
+    form = ada.get("/runs/new/?method=activation_patching&region=0,1,2,4&layers=0,1").context["form"]
+    assert form["param-region"].value() == "0,1,2,4"
+    ada.post("/runs/new/", {**filled, "param-region": "0,1,2,4", "param-layers": "0-1"})
+    spec = Run.objects.get().spec
+    assert (spec["region"], spec["layers"]) == ([0, 1, 2, 4], [0, 1])
+
+
+def test_methods_are_listed_in_groups_with_how_they_work(ada: Client, filled: dict[str, object]) -> None:
+    text = ada.get("/runs/new/").text
+    assert '<optgroup label="Patching">' in text
+    assert '<optgroup label="Lenses and attention">' in text
+    assert "when not to trust it" in text.lower()
+
+
+def test_a_field_says_with_which_other_value_it_is_used() -> None:
+    schema = {"properties": {"source": {"title": "What is put in"}}}
+    prop = {"only_if": {"source": ["mean", "noise"]}}
+    assert only_if_text(prop, schema) == "Used only where “What is put in” is mean or noise."
