@@ -22,14 +22,23 @@ Edit = tuple[Place, Visit]
 
 
 def circuit_logits(
-    module: nn.Module, where: Where, layers: int, base: Tensor, source: Tensor, ablated: Mapping[str, Sequence[str]]
+    module: nn.Module,
+    where: Where,
+    layers: int,
+    base: Tensor,
+    source: Tensor,
+    ablated: Mapping[str, Sequence[str]],
+    changed: Visit | None = None,
 ) -> Tensor:
     """Logits `[row, position, vocabulary]` of a run of `base` ids where each reader's listed sources are ablated.
 
-    Readers and sources have their usual names; the ablated values are the sources' in a run of the `source` ids.
+    Readers and sources have their usual names; the ablated values are the sources' in a run of the `source` ids,
+    or what `changed` makes of each of them, `[row, position, …]`.
     """
     surgery = _Surgery(module, where, {"input_ids": base, "use_cache": False})
     surgery.read_source({"input_ids": source, "use_cache": False}, layers)
+    if changed is not None:
+        surgery.source = {place: changed(value) for place, value in surgery.source.items()}  # type: ignore[misc]
     for layer in range(layers):
         for reader in [name for name in ablated if name.startswith(f"a{layer}.")]:
             surgery.rewrite_head(reader, layer, ablated[reader])

@@ -119,9 +119,13 @@ def zoo_pairs() -> list[TokenizedPair]:
     ]
 
 
-def brute(name: str, model: LanguageModel, pairs: list[TokenizedPair], ablated: dict[str, list[str]]) -> np.ndarray:
+def brute(
+    name: str, model: LanguageModel, pairs: list[TokenizedPair], ablated: dict[str, list[str]], changed: Any = None
+) -> np.ndarray:
     base, source = (torch.tensor([getattr(p, f"{key}_ids") for p in pairs]) for key in ("clean", "corrupted"))
-    logits = surgery.circuit_logits(model.module, hooks.WHERE[name], model.facts.n_layers, base, source, ablated)[:, -1]
+    logits = surgery.circuit_logits(
+        model.module, hooks.WHERE[name], model.facts.n_layers, base, source, ablated, changed
+    )[:, -1]
     return np.array([float(row[p.answer_ids[0]] - row[p.foil_ids[0]]) for row, p in zip(logits, pairs, strict=True)])
 
 
@@ -166,3 +170,21 @@ def test_a_random_circuit_equals_brute_force(name: str, zoo_pairs: list[Tokenize
     expected = brute(name, model, zoo_pairs, readers_of(layout, ablated))
     tolerance = EXACT if name in EXACT_FAMILIES else ROUNDED
     np.testing.assert_allclose(found, expected, atol=tolerance, rtol=0)
+
+
+ABLATED = {
+    "zero": torch.zeros_like,
+    "mean": lambda value: value.mean(0, keepdim=True).expand_as(value),
+    "resample": lambda value: value.flip(0),  # of two pairs, the other one
+}
+
+
+@pytest.mark.parametrize("ablation", ABLATED)
+@pytest.mark.parametrize("name", ["llama", "gemma2", "falcon"])
+def test_other_ablations_equal_brute_force(name: str, ablation: str, zoo_pairs: list[TokenizedPair]) -> None:
+    model = LanguageModel(zoo.double(zoo.model(name)))
+    layout = Layout.of(model.facts, model.adapter)
+    ablated = layout.real & (np.random.default_rng(4).random(layout.real.shape) < 0.3)
+    found = circuit_metric(model, zoo_pairs, "logit_diff", ~ablated, ablation=ablation)
+    expected = brute(name, model, zoo_pairs, readers_of(layout, ablated), ABLATED[ablation])
+    np.testing.assert_allclose(found, expected, atol=ROUNDED, rtol=0)
