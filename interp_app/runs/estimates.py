@@ -7,7 +7,7 @@ worker never had the model, its rate over its last runs must do (`basis` "rate" 
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -22,7 +22,7 @@ from interp_app.core.canonical import sha256_of
 from interp_app.core.visibility import VisibleQuerySet
 from interp_app.runs.models import Calibration, Run, Worker
 from tracing.experiments import calibration
-from tracing.experiments.calibration import Rates
+from tracing.experiments.calibration import Habit, Rates
 from tracing.experiments.registry import Cost
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def calibrate(worker: Worker, source: ModelSource, dtype: str, model: "LanguageM
         defaults={
             "flops_per_second": rates.flops_per_second,
             "seconds_per_launch": rates.seconds_per_launch,
-            "factors": {},
+            "habits": {},
             "weights": weights,
             "measured_at": timezone.now(),
         },
@@ -80,8 +80,8 @@ def learn(worker: Worker, run: Run, seconds: float) -> None:
     found = Calibration.objects.filter(worker=worker, model=run.model_id, dtype=_dtype(run.spec)).first()
     if found is not None:
         expected = _rates(found).seconds(run.flops, run.launches)
-        factor = calibration.learned(found.factors.get(run.method), expected, seconds)
-        Calibration.objects.filter(pk=found.pk).update(factors={**found.factors, run.method: round(factor, 4)})
+        habit = asdict(_habit(found, run.method).after(expected, seconds))
+        Calibration.objects.filter(pk=found.pk).update(habits={**found.habits, run.method: habit})
 
 
 def of_plan(method: str, model: ModelSource, spec: Mapping[str, Any], cost: Cost) -> Estimate | None:
@@ -141,12 +141,16 @@ def _estimate(
 ) -> Estimate | None:
     row = known.get((worker.pk, model, _dtype(spec)))
     if row is not None:
-        return Estimate(_rates(row).seconds(flops, launches) * row.factors.get(method, 1.0), "measured")
+        return Estimate(_habit(row, method).seconds(_rates(row).seconds(flops, launches)), "measured")
     return Estimate(flops / worker.flops_per_second, "rate") if worker.flops_per_second else None
 
 
 def _rates(row: Calibration) -> Rates:
     return Rates(row.flops_per_second, row.seconds_per_launch)
+
+
+def _habit(row: Calibration, method: str) -> Habit:
+    return Habit(**row.habits.get(method, {}))
 
 
 def _dtype(spec: Mapping[str, Any]) -> str:

@@ -58,9 +58,10 @@ class Worker(models.Model):
 
 
 class Calibration(models.Model):
-    """How fast one worker computes one model: seconds = factor × (FLOPs / rate + launches × seconds a launch).
+    """How fast one worker computes one model: plain seconds = FLOPs / rate + launches × seconds a launch.
 
-    Measured when the model is first loaded in a dtype; `factors` are learned from finished runs, one a method.
+    Measured when the model is first loaded in a dtype. `habits` are learned from finished runs, one a method: the
+    fields of `tracing.experiments.calibration.Habit`.
     """
 
     worker = models.ForeignKey(Worker, on_delete=models.CASCADE, related_name="calibrations")
@@ -68,7 +69,7 @@ class Calibration(models.Model):
     dtype = models.CharField(max_length=10)
     flops_per_second = models.FloatField()
     seconds_per_launch = models.FloatField()
-    factors = models.JSONField(default=dict, blank=True)
+    habits = models.JSONField(default=dict, blank=True)
     weights = models.CharField(max_length=64)
     """Hash of the weight hashes it was measured on: other weights may be another architecture."""
     measured_at = models.DateTimeField()

@@ -3,13 +3,14 @@
 1. Time a short forward (2 tokens) and a long one (hundreds of tokens), the fastest of a few each.
 2. Two equations, two unknowns: the rate is what the longer one's additional FLOPs took, the overhead what is left of
    the short one a block: launching kernels, and reading the weights once.
-A finished run then tells by which factor its method is slower than plain forwards (hooks, indexing, storing); the next
-estimate of that method is multiplied by it. Importing this module does not load torch.
+A finished run then teaches how its method differs from plain forwards: seconds = fixed + factor × plain. Short runs
+teach what is fixed (tokenising, labels, storing), long ones the factor (hooks, indexing), so that a small first run
+does not promise hours for a large one. Importing this module does not load torch.
 """
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from tracing.experiments.registry import Cost
@@ -25,6 +26,10 @@ BUDGET_SECONDS: Final = 0.8
 """What the measuring may take; a model whose short forward is slow gets a shorter long one."""
 FACTOR_BOUNDS: Final = (0.05, 50.0)
 """A run that was disturbed teaches no more than this."""
+FIXED_SECONDS: Final = 0.1
+"""What a run takes beside computing, until one has told."""
+SHORT_SECONDS: Final = 0.25
+"""Runs whose forwards take less than this tell what is fixed, longer ones the factor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +48,29 @@ class Rates:
         return self.seconds(cost.flops, cost.launches)
 
 
-def learned(factor: float | None, expected: float, real: float) -> float:
-    """The new factor of a method after a run that took `real` seconds where plain forwards would have `expected`.
+@dataclass(frozen=True, slots=True)
+class Habit:
+    """How the runs of one method differ from plain forwards of the same size."""
 
-    The first run's is taken as it is; later ones go in half and half.
-    """
-    low, high = FACTOR_BOUNDS
-    found = min(max(real / max(expected, 1e-9), low), high)
-    return found if factor is None else (factor + found) / 2
+    fixed: float = FIXED_SECONDS
+    factor: float = 1.0
+    short_runs: int = 0
+    long_runs: int = 0
+
+    def seconds(self, plain: float) -> float:
+        """What a run takes where plain forwards would take `plain`."""
+        return self.fixed + self.factor * plain
+
+    def after(self, plain: float, real: float) -> "Habit":
+        """The habit once a run took `real` seconds: the first of its kind counts whole, later ones half and half."""
+        if plain < SHORT_SECONDS:
+            found = max(0.0, real - self.factor * plain)
+            fixed = found if not self.short_runs else (self.fixed + found) / 2
+            return replace(self, fixed=fixed, short_runs=self.short_runs + 1)
+        low, high = FACTOR_BOUNDS
+        found = min(max((real - self.fixed) / plain, low), high)
+        factor = found if not self.long_runs else (self.factor + found) / 2
+        return replace(self, factor=factor, long_runs=self.long_runs + 1)
 
 
 def measure(model: "LanguageModel", *, clock: Callable[[], float] = time.perf_counter) -> Rates:

@@ -39,7 +39,7 @@ class Migration(migrations.Migration):
                 ('dtype', models.CharField(max_length=10)),
                 ('flops_per_second', models.FloatField()),
                 ('seconds_per_launch', models.FloatField()),
-                ('factors', models.JSONField(blank=True, default=dict)),
+                ('habits', models.JSONField(blank=True, default=dict)),
                 ('weights', models.CharField(max_length=64)),
                 ('measured_at', models.DateTimeField()),
                 ('model', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='calibrations', to='catalog.modelsource')),

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from tracing.experiments.calibration import Rates, learned, measure, solve
+from tracing.experiments.calibration import FIXED_SECONDS, Habit, Rates, measure, solve
 from tracing.experiments.registry import Cost
 from tracing.models import LanguageModel
 
@@ -24,11 +24,17 @@ def test_a_long_forward_that_was_not_slower_still_gives_a_rate():
     assert found.seconds_per_launch > 0
 
 
-def test_a_method_s_factor_is_learned_half_and_half_and_within_bounds():
-    assert learned(None, 1.0, 3.0) == 3.0
-    assert learned(3.0, 1.0, 1.0) == 2.0
-    assert learned(None, 1.0, 1e9) == 50.0
-    assert learned(None, 0.0, 0.0) == 0.05
+def test_long_runs_teach_the_factor_the_first_whole_and_later_ones_half():
+    first = Habit().after(plain=10.0, real=30.0 + FIXED_SECONDS)
+    assert first.factor == pytest.approx(3.0)
+    assert first.after(plain=10.0, real=10.0 + FIXED_SECONDS).factor == pytest.approx(2.0)
+    assert Habit().after(plain=1.0, real=1e9).factor == 50.0
+
+
+def test_a_short_run_teaches_what_is_fixed_and_promises_no_hours_for_a_long_one():
+    habit = Habit().after(plain=0.01, real=0.71)
+    assert habit.seconds(0.01) == pytest.approx(0.71)
+    assert habit.seconds(100.0) == pytest.approx(100.7)
 
 
 def test_measuring_a_model_takes_less_than_a_second(tiny_folder):
