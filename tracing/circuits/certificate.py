@@ -58,7 +58,8 @@ def certify(
     """Check edge scores made with the same pairs, metric, ablation and direction.
 
     `sample` edges are patched exactly, chosen by `seed`. The identity of sums is checked where `scores.facts["method"]`
-    is "eap". `progress` counts the exactly patched edges × pairs.
+    is "eap" and the scores are signed; absolute ones (`facts["aggregation"]`) meet means of absolute effects.
+    `progress` counts the exactly patched edges × pairs.
     Raises `SpecError` where the scores are not of this model's edges; otherwise as `edge_effects`.
     """
     made = task(
@@ -74,12 +75,14 @@ def certify(
     error, nodes, flat = _identities(made)
     edges = sampled(scores, sample, seed)
     base, values = edge_metrics(made, edges, progress)
-    exact = (values - base[:, None]).mean(0)
+    absolute = scores.facts.get("aggregation") == "absolute"
+    effects = values - base[:, None]
+    exact = (np.abs(effects) if absolute else effects).mean(0)
     given = np.array([scores.scores[edge] for edge in edges], float)
     checks = [
         _additivity(made, error),
         _sums(made, scores, nodes),
-        *_agreement(exact, given),
+        *_agreement(exact, given, signed=not absolute),
         _gradient(flat, len(made.pairs)),
         _hidden(exact, given, float(np.abs(scores.scores[scores.real]).max())),
     ]
@@ -162,9 +165,10 @@ def _additivity(made: Task, error: float) -> Check:
 
 def _sums(made: Task, scores: EdgeScores, nodes: NDArray[Any]) -> Check:
     title = "Edges out of a source add up to its attribution"
-    plain = scores.facts.get("method") == "eap" and not np.isnan(scores.scores[scores.real]).any()
-    if not plain:
-        sentence = "Holds of plain EAP over all edges only; these scores are of another kind."
+    facts = scores.facts
+    plain = facts.get("method") == "eap" and facts.get("aggregation", "signed") == "signed"
+    if not plain or np.isnan(scores.scores[scores.real]).any():
+        sentence = "Holds of plain signed EAP over all edges only; these scores are of another kind."
         return Check("sums", title, None, None, None, sentence)
     sums = np.where(scores.real, scores.scores, 0.0).astype(float).sum(1)
     error = float(np.abs(sums - nodes).max() / max(float(np.abs(nodes).max()), 1e-30))
@@ -179,7 +183,7 @@ def _sums(made: Task, scores: EdgeScores, nodes: NDArray[Any]) -> Check:
     )  # fmt: skip
 
 
-def _agreement(exact: NDArray[Any], given: NDArray[Any]) -> Iterator[Check]:
+def _agreement(exact: NDArray[Any], given: NDArray[Any], *, signed: bool) -> Iterator[Check]:
     """Pearson correlation and signs over the sample."""
     title = "Correlation with exact patching"
     spread = min(float(exact.std()), float(given.std()))
@@ -201,6 +205,9 @@ def _agreement(exact: NDArray[Any], given: NDArray[Any]) -> Iterator[Check]:
         )  # fmt: skip
     strong = np.abs(exact) >= STRONG * max(float(np.abs(exact).max()), 1e-30)
     title = "Signs that agree, of edges with a strong effect"
+    if not signed:
+        yield Check("signs", title, None, None, None, "Absolute scores have no sign.")
+        return
     value = float((np.sign(exact[strong]) == np.sign(given[strong])).mean()) if strong.any() else 0.0
     passed = value >= SIGNS
     yield Check(

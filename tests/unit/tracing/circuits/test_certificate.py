@@ -60,6 +60,15 @@ def test_scores_of_other_prompts_fail_the_sum_identity() -> None:
     assert any("other prompts or options" in warning for warning in found.warnings)
 
 
+def test_absolute_scores_are_compared_with_absolute_effects() -> None:
+    model = language_model("gpt2", torch.float64)
+    scores = edge_attribution(model, pairs(4), aggregation="absolute")
+    found = certify(model, pairs(4), "logit_diff", scores, sample=32)
+    assert (found.check("sums").passed, found.check("signs").passed) == (None, None)
+    each = [edge_effects(model, [one]).score(*found.facts["sampled"][0][:2]) for one in pairs(4)]
+    assert found.facts["sampled"][0][3] == pytest.approx(float(np.abs(each).mean()), abs=1e-12)
+
+
 def test_scores_of_the_wrong_sign_or_at_random_are_not_trusted() -> None:
     model = language_model("gpt2", torch.float64)
     exact = edge_effects(model, pairs(4))
