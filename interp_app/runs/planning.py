@@ -76,7 +76,7 @@ def parse_spec(method: Method, params: Mapping[str, Any]) -> MethodSpec:
         name, texts = next(iter(fields.items()))
         raise ServiceError(
             "spec_invalid",
-            f"The parameters do not fit {method.title}: {name.removeprefix('params.')}: {texts[0]}",
+            f"The parameters do not fit {method.title}: {name.removeprefix('params.')}: {texts[0].rstrip('.')}.",
             "Correct the marked fields.",
             fields=fields,
         ) from error

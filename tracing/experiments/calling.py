@@ -51,7 +51,7 @@ def spec_error(method: Method, error: ValidationError) -> SpecError:
     name, texts = next(iter(fields.items()))
     known = ", ".join(method.spec.model_fields)
     return SpecError(
-        f"The parameters do not fit {method.title}: {name + ': ' if name else ''}{texts[0]}",
+        f"The parameters do not fit {method.title}: {name + ': ' if name else ''}{texts[0].rstrip('.')}.",
         remedy=f"Its parameters: {known}.",
         where={"fields": fields},
     )
