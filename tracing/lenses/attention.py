@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tracing.errors import SiteError, SpecError, Stopped
+from tracing.errors import MetricError, SiteError, SpecError, Stopped
 from tracing.events import Quantity
 from tracing.families.identities import output_weight
 from tracing.lenses.places import chosen
@@ -103,6 +103,16 @@ def require_patterns(model: Pretrained) -> None:
         )
 
 
+def require_shares(pattern: Tensor, layer: int) -> None:
+    """Raises `MetricError` where attention is not a number, which must not be taken for a masked place."""
+    if bool(pattern.isnan().any()):
+        raise MetricError(
+            f"The attention of layer {layer} is not a number.",
+            remedy="Look at the weights, or run in float32.",
+            where={"layer": layer},
+        )
+
+
 def _planes(
     model: Pretrained, batch: Batch, layers: Sequence[int], heads: Sequence[int], weighted: bool
 ) -> dict[str, NDArray[np.float32]]:
@@ -113,6 +123,7 @@ def _planes(
 
     def keep(name: str, layer: int, value: Tensor) -> None:
         if name == "pattern":
+            require_shares(value, layer)
             patterns[layer] = value[:, index].clone()
         else:
             values[layer] = value.clone()
@@ -156,7 +167,7 @@ def _result(
 ) -> Attention:
     return Attention(
         name=f"attention_{prompt.number}",
-        title=f"Attention, prompt {prompt.number}: {prompt.text}",
+        title=f"Attention, prompt {prompt.number}: {prompt.short}",
         tokens=prompt.tokens,
         quantities=tuple(one for one in (PATTERN, WEIGHTED) if one.key in planes),
         planes={key: np.ascontiguousarray(values) for key, values in planes.items()},

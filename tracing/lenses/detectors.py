@@ -29,7 +29,7 @@ from torch import Tensor
 
 from tracing.errors import SiteError, SpecError, Stopped
 from tracing.events import Quantity
-from tracing.lenses.attention import require_patterns
+from tracing.lenses.attention import require_patterns, require_shares
 from tracing.lenses.copying import copying_scores
 from tracing.lenses.places import heads_axis, layers_axis
 from tracing.lenses.prompts import Batch, batches, has_tokenizer, prompts_of
@@ -137,6 +137,7 @@ def detect_steps(
         def score(
             _: str, layer: int, pattern: Tensor, targets: dict[AttentionKind, Tensor] = targets, one: Batch = one
         ) -> None:
+            require_shares(pattern, layer)
             for kind, mask in targets.items():
                 scores[kind][list(one.numbers), layer] = score_of(pattern, mask, measure).cpu().numpy()
 

@@ -31,7 +31,7 @@ from tracing.lenses.prompts import Batch, batches, pairs_of, position_in, prompt
 from tracing.lenses.readout import Readout
 from tracing.lenses.steps import Step, Steps, finish
 from tracing.lenses.writes import Part, parts_of, read_writes
-from tracing.metrics import Targets, get
+from tracing.metrics import Targets, get, require_numbers
 from tracing.models.pretrained import Pretrained
 from tracing.prompts import TokenizedPair
 from tracing.results import Bars, Grid
@@ -227,6 +227,7 @@ def _contributions(
         found = torch.cat([*(part.along(writes, direction) for part in parts), constant[:, None]], 1)
         measure, inner = get(metric), targets.within(columns)
         both = [measure(readout(writes.final, columns, capped=capped).double(), inner) for capped in (False, True)]
+        require_numbers(both[0], chosen, measure, "its direct contributions")
     return found.cpu().numpy(), both[0].cpu().numpy(), both[1].cpu().numpy()
 
 

@@ -297,7 +297,7 @@ class LensRun:
         ]
         return TokenTable(
             name=f"tokens_{prompt.number}",
-            title=f"Top tokens through the lens, prompt {prompt.number}: {prompt.text}",
+            title=f"Top tokens through the lens, prompt {prompt.number}: {prompt.short}",
             rows=self.rows,
             columns=columns,
             quantity=Quantity("probability", "Probability", "probability", "sequential", (0.0, 1.0)),

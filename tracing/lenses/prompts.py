@@ -38,8 +38,13 @@ class Prompt:
 
     @property
     def text(self) -> str:
-        """Its tokens as one text."""
-        return "".join(self.tokens)
+        """Its tokens as one text; of an image, that it is one."""
+        return f"image {self.number}" if "pixel_values" in self.inputs else "".join(self.tokens)
+
+    @property
+    def short(self) -> str:
+        """Its text, cut to what a title has room for."""
+        return self.text if len(self.text) <= 80 else f"{self.text[:79]}…"
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +218,8 @@ def _prompt(
     name = model.adapter.input_name or "input_ids"
     inputs = {name: torch.tensor([ids])}
     if model.adapter.encoder is None:
-        mask = _text_model(model).tokens.mask_id if has_tokenizer(model) else None
+        # Decoders may have a mask token in their vocabulary; they answer at their last position all the same.
+        mask = _text_model(model).tokens.mask_id if bidirectional(model) and has_tokenizer(model) else None
         answer = ids.index(mask) if mask in ids else None
         return Prompt(number, tokens or tuple(texts_of(model, ids)), inputs, answer)
     decoder = decoder or (int(getattr(model.config, "decoder_start_token_id", None) or 0),)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tracing.engines.hooks import main_output
-from tracing.errors import AdapterError, SiteError
+from tracing.errors import AdapterError, MetricError, SiteError
 from tracing.families.certificate import TOLERANCE
 from tracing.families.identities import deviation
 from tracing.lenses.reading import observe
@@ -62,7 +62,7 @@ def checked(model: Pretrained, inputs: Mapping[str, Tensor]) -> tuple[Readout, f
     """The readout of a model, and its largest deviation from the model's own logits on a prompt, relative to the
     largest logit.
 
-    Raises `AdapterError` where that is more than rounding.
+    Raises `AdapterError` where that is more than rounding, `MetricError` where logits are not numbers.
     """
     readout, last = Readout(model), model.facts.n_layers - 1
     final: list[Tensor] = []
@@ -72,9 +72,10 @@ def checked(model: Pretrained, inputs: Mapping[str, Tensor]) -> tuple[Readout, f
         found = readout(final[0])
         found = found[:, 0] if found.dim() > logits.dim() else found  # an image model answers at its class token
         error = deviation(found.double(), logits.double())
-    rounding = max(
-        TOLERANCE[model.dtype], TOLERANCE.get(logits.dtype, 0.0)
-    )  # Mamba returns float32 whatever it computed in
+    if bool(logits.isnan().any()):
+        raise MetricError("The logits of this model are not numbers.", remedy="Look at the weights, or run in float32.")
+    # Mamba returns float32 whatever it computed in.
+    rounding = max(TOLERANCE[model.dtype], TOLERANCE.get(logits.dtype, 0.0))
     if not error <= rounding:
         raise AdapterError(
             f"Final norm and unembedding of {model.family} do not give the model's own logits (off by {error:.1e}).",

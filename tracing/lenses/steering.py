@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tracing.errors import ModelError, SpecError, Stopped
+from tracing.errors import MetricError, ModelError, SpecError, Stopped
 from tracing.lenses.places import chosen
 from tracing.lenses.prompts import Prompt, are_pairs, batches, pairs_of, position_in, prompts_of
 from tracing.lenses.reading import observe
@@ -127,6 +127,12 @@ def steering_vector(
         "unit": False,
     }  # fmt: skip
     kind = torch.float64 if model.dtype == torch.float64 else torch.float32
+    for layer in wanted:
+        if not bool((means[0][layer] - means[1][layer]).isfinite().all()):
+            raise MetricError(
+                f"The steering vector of layer {layer} is not a number.",
+                remedy="Look at the weights, or run in float32.",
+            )
     found = SteeringVector(site, {layer: (means[0][layer] - means[1][layer]).to(kind) for layer in wanted}, facts)
     return found.unit() if unit else found
 

@@ -9,9 +9,12 @@ import torch
 from tests import decoders, tiny, zoo
 from tracing import LanguageModel, VisionModel
 from tracing.demo import MODEL_DIR
-from tracing.errors import PromptError, SiteError, SpecError, Stopped
+from tracing.errors import MetricError, PromptError, SiteError, SpecError, Stopped
 from tracing.lenses.attention import attention_patterns
 from tracing.lenses.detectors import detect_heads, repeated_tokens, targets_of
+from tracing.lenses.direct import direct_logit_attribution
+from tracing.lenses.logit_lens import logit_lens
+from tracing.lenses.steering import steering_vector
 from tracing.results import Attention
 
 ALL = [*zoo.decoders(), "bert"]
@@ -226,3 +229,17 @@ def test_the_demo_models_induction_heads_copy() -> None:
 def test_models_without_a_direct_path_have_no_copying_score() -> None:
     with pytest.raises(SiteError, match="no direct path from a token's embedding"):
         detect_heads(LanguageModel(zoo.model("bert")), [[5, 6, 5]], kinds=["copying"])
+
+
+def test_weights_that_give_no_numbers_are_no_masked_places() -> None:
+    model = LanguageModel(zoo.model("gpt2"))
+    model.module.transformer.h[1].ln_1.weight[:] = float("nan")
+    for look in (attention_patterns, detect_heads):
+        with pytest.raises(MetricError, match="attention of layer 1 is not a number"):
+            look(model, [[5, 6, 5]])
+    with pytest.raises(MetricError, match="logits of this model are not numbers"):
+        logit_lens(model, [[5, 6, 5]])
+    with pytest.raises(MetricError, match="'logit_diff' is not a number for pair 1"):
+        direct_logit_attribution(model, decoders.pairs(2))
+    with pytest.raises(MetricError, match="steering vector of layer 2 is not a number"):
+        steering_vector(model, decoders.pairs(2), layers=2)
