@@ -1,5 +1,5 @@
 /** Lines over x: scales, bands, lines at 0 and 1, and a marker that reads every series at one x. */
-import { number, tick as tickText } from './format';
+import { number, tick as tickText, words } from './format';
 import type { CurveResult, CurveSeries, Numbers } from './results';
 import { extent, scale, type Scale } from './scale';
 import { round, type Scene, seriesPaint, type Shape } from './scene';
@@ -36,9 +36,9 @@ export function curveDomain(curve: CurveResult, shown: ReadonlySet<string>): [nu
   const [from, to] = curve.quantity.domain;
   if (!(low <= high)) return [from, to];
   const named = Object.keys(curve.quantity.anchors).map(Number).filter(Number.isFinite);
-  const wanted = extent([named, [0, low, high]], [0, 0]);
-  const narrow = wanted[1] - wanted[0] < 0.25 * (to - from) || curve.quantity.scale === 'diverging';
-  const [a, b] = narrow ? wanted : [Math.min(from, wanted[0]), Math.max(to, wanted[1])];
+  // Zero belongs into the frame where the values are near it; a far zero would only press them flat.
+  const near = low <= (high - low) * 1.5 && high >= -(high - low) * 1.5;
+  const [a, b] = extent([named, near ? [0] : [], curve.quantity.scale === 'sequential' && high > 0.25 * to ? [from, to] : []], [low, high]);
   const pad = (b - a || 1) * 0.04;
   return [a === 0 ? 0 : a - pad, b + pad];
 }
@@ -76,7 +76,7 @@ function* frame(curve: CurveResult, x: Scale, y: Scale, width: number, height: n
   const unit = (title: string, name: string): string => (name ? `${title} (${name})` : title);
   yield { kind: 'text', x: 2, y: 13, text: unit(quantity.title, quantity.unit), bold: true, fill: 'muted' };
   const log = curve.logX ? ', log scale' : '';
-  yield { kind: 'text', x: width - RIGHT, y: height - 6, text: `${unit(curve.xTitle, curve.xUnit)}${log} →`, anchor: 'end', bold: true, fill: 'muted' };
+  yield { kind: 'text', x: width - RIGHT, y: height - 6, text: `${unit(words(curve.xTitle), curve.xUnit)}${log} →`, anchor: 'end', bold: true, fill: 'muted' };
 }
 
 function* drawLine(xs: Numbers, line: CurveSeries, index: number, x: Scale, y: Scale): Generator<Shape> {

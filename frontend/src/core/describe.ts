@@ -17,7 +17,7 @@ export function columnName(panel: PanelState, column: number): string {
 
 function placeName(axis: Axis, index: number): string {
   const tick = axis.ticks[index];
-  if (!isTokenAxis(axis) || !tick) return `${axis.name} ${tick?.label ?? index}`;
+  if (!isTokenAxis(axis) || !tick) return `${axis.name.replaceAll('.', ' · ')} ${tick?.label ?? index}`;
   const other = tick.differs && tick.corrupted !== null ? ` (corrupted ${quoted(tick.corrupted)})` : '';
   return `${axis.name} ${index} ${quoted(tick.label)}${other}`;
 }
@@ -25,9 +25,11 @@ function placeName(axis: Axis, index: number): string {
 /** Units longer than this are a sentence: the legend says them once. */
 const SHORT_UNIT = 12;
 
-export function valueText(value: number | undefined, unit: string, blank = 'not computed yet'): string {
+const UNFINISHED = 'not computed yet';
+
+export function valueText(value: number | undefined, unit: string, blank = UNFINISHED): string {
   if (value === undefined) return blank;
-  if (Number.isNaN(value)) return 'not a number';
+  if (Number.isNaN(value)) return blank === UNFINISHED ? 'not a number' : blank;
   return unit && unit.length <= SHORT_UNIT ? `${number(value)} ${unit}` : number(value);
 }
 
@@ -45,7 +47,8 @@ function inSentence(title: string): string {
 }
 
 /** `layers`, `queries`. */
-function many(name: string): string {
+function many(axis: string): string {
+  const name = axis.replaceAll('.', '·');
   return /[^aeiou]y$/u.test(name) ? `${name.slice(0, -1)}ies` : `${name}s`;
 }
 

@@ -44,6 +44,8 @@ export interface HeatFigure {
   selection: Rect | null;
   pins: Pin[];
   showValues: boolean;
+  /** What is not a number is no cell at all: hatched as the background, without a mark. */
+  blank: boolean;
 }
 
 const MARK_SIZE = 8;
@@ -136,7 +138,7 @@ export class HeatPainter {
       lut: figure.lut,
       domain,
       rest: figure.diverging ? (domain[0] + domain[1]) / 2 : domain[0],
-      notNumber: wordOf(ink.notNumber),
+      notNumber: figure.blank ? 0 : wordOf(ink.notNumber),
     });
     this.image.width = raster.width;
     this.image.height = raster.height;
@@ -172,8 +174,9 @@ export class HeatPainter {
         if (value === undefined) continue;
         const x = xOf(g, c, scroll) + g.cellW / 2;
         const y = yOf(g, r) + g.cellH / 2;
-        if (Number.isNaN(value)) this.cross(x, y, Math.min(g.cellW, g.cellH) * 0.22, ink.text);
-        else this.markValue(figure, value, { x, y, values }, ink);
+        if (Number.isNaN(value)) {
+          if (!figure.blank) this.cross(x, y, Math.min(g.cellW, g.cellH) * 0.22, ink.text);
+        } else this.markValue(figure, value, { x, y, values }, ink);
       }
     }
   }

@@ -22,6 +22,11 @@ export type Applied = 'new' | 'known' | 'gap';
 
 const LOG_LIMIT = 5000;
 
+/** Between some sources and readers there is no edge: their cells are blank, not failed. */
+function withBlank(payload: PanelPayload): PanelPayload {
+  return payload.rows.name === 'source' && payload.columns.name === 'reader' ? { ...payload, blank: 'no such edge' } : payload;
+}
+
 export class RunState {
   run: RunDetail;
   panels: PanelState[] = [];
@@ -65,7 +70,8 @@ export class RunState {
     return this.run.status !== 'queued' && this.run.status !== 'running';
   }
 
-  openPanel(payload: PanelPayload): void {
+  openPanel(announced: PanelPayload): void {
+    const payload = withBlank(announced);
     const known = this.panels[payload.index];
     const shape = [payload.quantities.length, payload.rows.ticks.length, payload.columns.ticks.length].join();
     if (known && [known.store.planes, known.store.rows, known.store.columns].join() === shape) {

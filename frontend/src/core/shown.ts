@@ -5,6 +5,8 @@ import type { PanelPayload, ResultInfo } from './types';
 export interface Entry {
   /** Name in the address; unique in a run. */
   name: string;
+  /** What its tab says: of a map and a table of the same numbers both say the same name. */
+  label: string;
   title: string;
   kind: ResultKind | 'panel' | 'unknown';
   /** Number of the panel, for maps that were announced. */
@@ -21,12 +23,12 @@ export function entriesOf(panels: PanelPayload[], results: ResultInfo[]): Entry[
     return found && kindOf(found.type) === 'grid' ? found : null;
   };
   const maps = panels.map((panel, index): Entry => {
-    return { name: panel.name, title: panel.title, kind: 'panel', panel: index, result: grid(panel.name) };
+    return { name: panel.name, label: panel.name, title: panel.title, kind: 'panel', panel: index, result: grid(panel.name) };
   });
   const named = new Set(panels.filter((panel) => grid(panel.name)).map((panel) => panel.name));
   const rest = results
     .filter((result) => kindOf(result.type) !== 'certificate' && !named.has(result.name))
-    .map((result): Entry => ({ name: unique(result.name, panels), title: result.title, kind: kindOf(result.type) ?? 'unknown', panel: null, result }));
+    .map((result): Entry => ({ name: unique(result.name, panels), label: result.name, title: result.title, kind: kindOf(result.type) ?? 'unknown', panel: null, result }));
   return [...maps, ...rest];
 }
 

@@ -26,7 +26,7 @@ export function isText(table: TokenTableResult): boolean {
 /** `layer 3` / `position 4 ‘·Mary’`. */
 export function tickName(axis: Axis, index: number): string {
   const tick = axis.ticks[index];
-  if (isTokenAxis(axis) && tick) return `${axis.name} ${index} ${quoted(tick.label)}`;
+  if (isTokenAxis(axis) && tick && tick.label !== String(index)) return `${axis.name} ${index} ${quoted(tick.label)}`;
   return `${axis.name} ${tick?.label ?? index}`;
 }
 

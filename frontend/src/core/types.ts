@@ -33,6 +33,8 @@ export interface PanelPayload {
   facts: Record<string, unknown>;
   /** What a cell without a value means here, where it is not "not computed". The server sends none. */
   blank?: string;
+  /** The map of a finished result: nothing more will come. The server sends none. */
+  whole?: boolean;
 }
 
 export type Status = 'queued' | 'running' | 'succeeded' | 'failed' | 'cancelled';
