@@ -250,9 +250,7 @@ def _write(
         "|---|---|---|",
     ]
     for name, values in ratios.items():
-        lines.append(
-            f"| {name} | {statistics.median(values):.1f} | {statistics.median(seconds[name]):.3f} | {memory} |"
-        )
+        lines.append(f"| {name} | {statistics.median(values):.1f} | {statistics.median(seconds[name]):.3f} |")
     text = "\n".join([*lines, "", agreement, ""])
     (Path(__file__).parent / "results" / f"attribution_{options.device}.md").write_text(text, encoding="utf-8")
     print(text)
