@@ -13,7 +13,7 @@ __all__ = ["ENGINE", "LanguageModel", "Model", "VisionModel", "__version__"]
 
 __version__: Final = "0.1.0"
 
-ENGINE: Final = 1
+ENGINE: Final = 2
 """Number of the numerical engine: raised whenever the same spec could give other numbers, so that cached results of
 an older engine are never passed off as those of this one."""
 

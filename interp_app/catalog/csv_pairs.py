@@ -40,8 +40,9 @@ def split(cell: str) -> list[str]:
 
 
 def fit_csv(pairs: Sequence[PromptPair]) -> bool:
-    """Whether CSV can hold these pairs: one whose answer has a `|` in it would come back as two answers."""
-    return all(
+    """Whether CSV can hold these pairs: one whose answer has a `|` in it would come back as two answers, and spans have
+    no column."""
+    return not any(pair.spans for pair in pairs) and all(
         all(words) and "|" not in "".join(words) and len(joined(words)) <= LONGEST_CELL
         for pair in pairs
         for words in (pair.answer, pair.foil)

@@ -135,16 +135,23 @@ def _pair(number: int, row: Any) -> PromptPair:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "row"
         raise _row_error(number, f"is wrong at {where}: {first['msg']}") from error
-    texts = (pair.clean, pair.corrupted, *pair.answer, *pair.foil, pair.label)
+    words = [one for where in pair.spans for one in (where[0], *_words(where[1]))]
+    texts = (pair.clean, pair.corrupted, *pair.answer, *pair.foil, pair.label, *words)
     for text in texts:
         size = len(text.encode("utf-8", "surrogatepass"))
         if size > MAX_PROMPT_BYTES:
             raise _row_error(number, f"has a text of {size:,} bytes; at most {MAX_PROMPT_BYTES:,} are allowed")
         if "\x00" in text or any("\ud800" <= character <= "\udfff" for character in text):
             raise _row_error(number, "has a character that is not text (a zero byte or half a surrogate pair)")
-    if len(pair.answer) > MAX_WORDS or len(pair.foil) > MAX_WORDS:
-        raise _row_error(number, f"has more than {MAX_WORDS} answers or foils")
+    if max(len(pair.answer), len(pair.foil), len(pair.spans)) > MAX_WORDS:
+        raise _row_error(number, f"has more than {MAX_WORDS} answers, foils or spans")
     return pair
+
+
+def _words(where: object) -> list[str]:
+    """The texts in what says where a span lies."""
+    parts = where if isinstance(where, tuple) else (where,)
+    return [part for part in parts if isinstance(part, str)]
 
 
 def _row_error(number: int, problem: str) -> ServiceError:

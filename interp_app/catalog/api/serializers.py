@@ -183,6 +183,12 @@ _WORDS = {"oneOf": [_TEXT, {"type": "array", "items": _TEXT, "maxItems": MAX_WOR
                 "answer": {**_WORDS, "description": "What the clean prompt asks for; one token each."},
                 "foil": {**_WORDS, "description": "What the corrupted prompt asks for; one token each."},
                 "label": _TEXT,
+                "spans": {
+                    "type": "object",
+                    "description": "Named places: a word of the clean prompt, [word, occurrence], a position, or [first "
+                    "position, the one behind the last].",
+                    "additionalProperties": {},
+                },
             },
         },
     }

@@ -190,4 +190,6 @@ def as_row(pair: PromptPair) -> dict[str, Any]:
             row[name] = words[0] if len(words) == 1 else list(words)
     if pair.label:
         row["label"] = pair.label
+    if pair.spans:
+        row["spans"] = pair.model_dump(mode="json")["spans"]
     return row

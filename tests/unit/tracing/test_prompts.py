@@ -1,10 +1,16 @@
 """Pairs that cannot be used say which pair, which field, why, and what to do."""
 
+from typing import Any
+
 import pytest
+from tokenizers import Tokenizer as FastTokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 
 from tests import tiny
 from tests.decoders import pair as ids_pair
 from tracing.errors import MetricError, PromptError
+from tracing.prompt_spans import resolve
 from tracing.prompts import PromptPair, check, check_for_metric, require_usable, tokenize, tokenize_all
 from tracing.tokens import Tokens
 
@@ -117,3 +123,87 @@ def test_tokenized_pairs_are_checked_too() -> None:
 def test_one_answer_may_be_written_bare() -> None:
     assert PromptPair(clean="a", corrupted="b", answer=" c").answer == (" c",)
     assert PromptPair.model_validate({"clean": "a", "corrupted": "b", "answer": ["c", "d"]}).answer == ("c", "d")
+
+
+# -- spans and masks --------------------------------------------------------------------------------------------------
+def test_a_pair_without_spans_is_stored_as_it_always_was() -> None:
+    pair = PromptPair(clean="a", corrupted="b", answer="c")
+    assert pair.model_dump(mode="json") == {"clean": "a", "corrupted": "b", "answer": ["c"], "foil": [], "label": ""}
+
+
+def test_spans_are_a_mapping_in_json_and_come_back_the_same() -> None:
+    spans = {"IO": "Mary", "S2": ("John", 2), "END": -1, "middle": (3, None)}
+    pair = PromptPair(clean="a", corrupted="b", answer="c", spans=spans)
+    assert pair.model_dump(mode="json")["spans"] == {"IO": "Mary", "S2": ["John", 2], "END": -1, "middle": [3, None]}
+    assert PromptPair.model_validate_json(pair.model_dump_json()) == pair
+    assert PromptPair.model_validate(pair.model_dump(mode="json")) == pair
+    assert len({pair, pair}) == 1
+
+
+TEXTS = ("When", " Mary", " and", " John", " met", ",", " John", " Smith", "son", " said")
+
+
+@pytest.mark.parametrize(
+    ("where", "place"),
+    [
+        ("Mary", (1, 2)),
+        (" Mary", (1, 2)),
+        ("Smithson", (7, 9)),
+        ("Mary and John", (1, 4)),
+        (("John", 2), (6, 7)),
+        (3, (3, 4)),
+        (-1, (9, 10)),
+        ((2, 5), (2, 5)),
+        ((-3, None), (7, 10)),
+        ((-3, -1), (7, 9)),
+    ],
+    ids=str,
+)
+def test_a_span_is_resolved_on_tokens(where: Any, place: tuple[int, int]) -> None:
+    assert resolve((("X", where),), TEXTS) == ((("X", *place),), [])
+
+
+@pytest.mark.parametrize(
+    ("where", "problem"),
+    [
+        ("John", "'John' is there 2 times"),
+        ("Smit", "'Smit' is no whole tokens"),
+        (("John", 3), "no occurrence 3"),
+        (10, "10 is no place in a prompt of 10 tokens"),
+        ((4, 4), r"(4, 4) is no place"),
+        ((-12, None), "is no place"),
+    ],
+    ids=str,
+)
+def test_a_span_that_is_not_there_says_why_and_shows_the_tokens(where: Any, problem: str) -> None:
+    found, [(message, remedy)] = resolve((("X", where),), TEXTS)
+    assert found == ()
+    assert problem in message
+    assert "' Mary' | ' and'" in remedy
+
+
+def test_a_name_is_given_once() -> None:
+    assert "given twice" in resolve((("X", 1), ("X", 2)), TEXTS)[1][0][0]
+
+
+def test_a_span_that_a_pair_lacks_is_a_problem_of_the_pair(tokens: Tokens) -> None:
+    [(number, field, message)] = problems(tokens, spans={"IO": "Anna"})
+    assert (number, field) == (2, "spans")
+    assert message.startswith("Pair 2: the span IO: 'Anna' is no whole tokens")
+    seen = tokenize(pair(spans={"IO": ("Mary", 1), "END": -1}), 1, tokens)
+    assert seen.spans == (("IO", 0, 1), ("END", seen.length - 1, seen.length))
+
+
+def test_the_answer_is_read_at_the_mask_token_of_a_tokenizer_that_has_one() -> None:
+    words = ["[MASK]", "Mary", "saw", "John"]
+    fast = FastTokenizer(WordLevel({word: n for n, word in enumerate(words)}, unk_token="[MASK]"))
+    fast.pre_tokenizer = WhitespaceSplit()
+    fast.add_special_tokens(["[MASK]"])
+    masked = Tokens(fast)
+    masked.unknown_id = None
+    one = PromptPair(clean="Mary saw [MASK]", corrupted="John saw [MASK]", answer="John", foil="Mary")
+    assert (masked.mask_id, tokenize(one, 1, masked).answer_position) == (0, 2)
+    assert check([one], masked, 10) == []
+    moved = one.model_copy(update={"corrupted": "[MASK] saw Mary"})
+    [problem] = check([moved], masked, 10)
+    assert "positions [2] of the clean prompt and [0] of the corrupted one" in problem.message

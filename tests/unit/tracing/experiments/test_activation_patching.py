@@ -219,3 +219,84 @@ def test_weights_that_give_no_number_end_the_run_with_the_pair(tiny_folder: Path
         MetricError, match=r"'logit_diff' is not a number for pair 1 \(the clean prompt\), and for 2 more"
     ):
         run(model)
+
+
+# -- axes, sources, regions -------------------------------------------------------------------------------------------
+def test_a_spec_of_an_earlier_version_means_what_it_meant() -> None:
+    old = {
+        "seed": 0, "sites": ["z"], "over": "layer_head", "direction": "noising", "metric": "prob", "positions": "start",
+        "dtype": "float32", "batch_rows": 8,
+    }  # fmt: skip
+    now = ActivationPatchingSpec.model_validate(old).model_dump(mode="json")
+    assert {name: now[name] for name in old} == old
+    assert {name: now[name] for name in now.keys() - old.keys()} == {
+        "source": "interchange", "layers": [], "heads": [], "region": None, "mean_over": "position", "noise_scale": 3.0,
+    }  # fmt: skip
+
+
+SPECS: list[dict[str, Any]] = [
+    {},
+    {"sites": ("z", "k"), "over": "layer_head_position", "layers": (1, 2)},
+    {"sites": ("neurons",), "over": "layer_neuron", "layers": (0,)},
+    {"over": "layer", "source": "zero", "direction": "noising"},
+    {"over": "example_layer", "source": "mean", "mean_over": "all"},
+    {"sites": ("pattern",), "over": "head_position", "layers": (0, 1), "heads": (1,)},
+    {"source": "resample", "seed": 4, "positions": "start", "batch_rows": 5},
+    {"source": "noise", "noise_scale": 2.0, "region": (1, 1, 3, 5)},
+]
+
+
+@pytest.mark.parametrize("params", SPECS, ids=str)
+def test_the_call_gives_the_numbers_of_the_run(model: LanguageModel, params: dict[str, Any]) -> None:
+    pairs = tiny.pairs(3)
+    names: dict[str, Any] = {"model": model, "pairs": pairs}
+    exec(METHOD.call(ActivationPatchingSpec(**params)), names)
+    found = {result.name: Grid.from_parts(result.data, result.arrays) for result in of(run(model, **params), Result)}
+    assert found.keys() == names["results"].keys()
+    for name, grid in names["results"].items():
+        assert grid.facts == found[name].facts
+        for key, plane in grid.planes.items():
+            np.testing.assert_array_equal(plane, found[name].planes[key], err_msg=key)
+
+
+@pytest.mark.parametrize("params", SPECS, ids=str)
+def test_cost_counts_the_cells_of_every_map(model: LanguageModel, params: dict[str, Any]) -> None:
+    cost = METHOD.cost(ActivationPatchingSpec(**params), model.facts, PromptFacts((13, 13, 13), (8, 8, 8)))
+    assert cost.cells == sum(tile.values[0].size for tile in of(run(model, **params), Tile))
+    assert cost.launches > 0
+
+
+def test_spans_become_columns(model: LanguageModel) -> None:
+    pairs = [pair.model_copy(update={"spans": (("second", (1, 3)), ("END", -1))}) for pair in tiny.pairs(2)]
+    [result] = of(run(model, pairs=pairs, over="layer_span"), Result)
+    assert [tick["label"] for tick in result.data["columns"]["ticks"]] == ["second", "END"]
+    with pytest.raises(PromptError, match="Pair 1: it has no named spans"):
+        ActivationPatchingSpec(over="layer_span").check_pairs(tiny.pairs(2))
+    assert METHOD.cost(ActivationPatchingSpec(over="layer_span"), FACTS, PromptFacts((9, 9))).cells > 0
+
+
+def test_a_region_is_filled_first(model: LanguageModel) -> None:
+    first = of(run(model, region=(1, 1, 0, 12)), Tile)[0]
+    assert first.r0 == 1
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"over": "head_position", "sites": ("z",)}, "needs `layers`"),
+        ({"over": "layer_neuron"}, "resid_pre has no neuron axis"),
+        ({"heads": (1,)}, "resid_pre has no head axis"),
+        ({"layers": (1, 1)}, "named twice in `layers`"),
+        ({"sites": ("pattern",), "source": "noise"}, "A pattern can be replaced"),
+    ],
+)
+def test_parameters_that_contradict_each_other_are_refused(params: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        ActivationPatchingSpec(**params)
+
+
+def test_a_layer_or_head_that_the_model_lacks_is_refused_before_queueing() -> None:
+    with pytest.raises(SiteError, match="no layer 40"):
+        ActivationPatchingSpec(layers=(40,)).check_model(FACTS)
+    with pytest.raises(SiteError, match="no head 40"):
+        ActivationPatchingSpec(sites=("z",), heads=(40,)).check_model(FACTS)
