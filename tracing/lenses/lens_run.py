@@ -24,7 +24,7 @@ from tracing.results import Grid, TokenTable
 
 KEPT_BYTES: Final = 2**28
 """Hidden states of a batch take at most this much, where it has more than one prompt."""
-LOGIT_NUMBERS: Final = 2**24
+LOGIT_NUMBERS: Final = 2**23
 """Logits that are held at once, a layer."""
 Place = tuple[int, int, int]
 """Row of the batch, position, prompt."""
@@ -48,6 +48,24 @@ class LogitLens:
         if not self.tables:
             raise SpecError("No table of tokens was asked for.", remedy="Give top=1 or more.")
         return self.tables[0]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Distribution:
+    """Probabilities and their logarithms, `[place, vocab]`, each computed once."""
+
+    logs: Tensor
+    shares: Tensor
+
+    @classmethod
+    def of(cls, logits: Tensor) -> "_Distribution":
+        logs = logits.log_softmax(-1)
+        return cls(logs, logs.exp())
+
+    def cross(self, other: "_Distribution") -> Tensor:
+        """Σ p log q, `[place]`."""
+        found: Tensor = torch.linalg.vecdot(self.shares, other.logs)
+        return found
 
 
 @dataclass(slots=True, eq=False)
@@ -155,7 +173,7 @@ class LensRun:
             for value, (_, t, number) in zip(self._measure(end, targets).tolist(), places, strict=True):
                 if t == self.answers[number]:
                     self.final[number] = value
-        final = None if self.narrow else end.log_softmax(-1)
+        final = None if self.narrow else _Distribution.of(end)
         for row in range(len(self.layers) + self.with_out):
             logits = end
             if row < len(self.layers):
@@ -173,31 +191,34 @@ class LensRun:
         row: int,
         places: list[Place],
         logits: Tensor,
-        final: Tensor | None,
+        final: "_Distribution | None",
         targets: Targets | None,
     ) -> None:
         found = {}
         if "metric" in self.looks:
             found["raw"] = self._measure(logits, targets)
         if final is not None:
-            logs = logits.log_softmax(-1)
-            found |= self._distribution(logits, logs, final, targets)
+            here = _Distribution.of(logits)
+            found |= self._looks_at(logits, here, final, targets)
             if self.top:
-                self._keep_tokens(row, places, logs)
+                self._keep_tokens(row, places, here.logs)
         for key, values in found.items():
             for (_, t, number), value in zip(places, values.tolist(), strict=True):
                 self.values[key][number, row, self._column(number, t)] = value
 
-    def _distribution(self, logits: Tensor, logs: Tensor, final: Tensor, targets: Targets | None) -> dict[str, Tensor]:
+    def _looks_at(
+        self, logits: Tensor, here: "_Distribution", final: "_Distribution", targets: Targets | None
+    ) -> dict[str, Tensor]:
         found = {}
         if "rank" in self.looks and targets is not None:
             found["rank"] = get("rank")(logits, targets)
         if "probability" in self.looks and targets is not None:
-            found["probability"] = get("prob")(logits, targets)
+            counts = torch.tensor([len(ids) for ids in targets.answers], device=logits.device)
+            found["probability"] = get("logit")(here.shares, targets) * counts  # the mean over answers, times them
         if "kl" in self.looks:
-            found["kl"] = (final.exp() * (final - logs)).sum(-1)
+            found["kl"] = final.cross(final) - final.cross(here)
         if "entropy" in self.looks:
-            found["entropy"] = -(logs.exp() * logs).sum(-1)
+            found["entropy"] = -here.cross(here)
         return found
 
     def _keep_tokens(self, row: int, places: list[Place], logs: Tensor) -> None:
