@@ -81,12 +81,24 @@ class Api:
             self._request.post(self._root + path, data=json.dumps(body or {}), headers=self._headers())
         )
 
-    def submit(self, prompts: str = "ioi", *, title: str, force: bool = True, **params: Any) -> dict[str, Any]:
-        """Queue a run on the demo model and the built-in prompt set of that slug."""
+    def submit(
+        self,
+        prompts: str = "ioi",
+        *,
+        title: str,
+        method: str = "activation_patching",
+        force: bool = True,
+        settings: dict[str, Any] | None = None,
+        **params: Any,
+    ) -> dict[str, Any]:
+        """Queue a run on the demo model and the built-in prompt set of that slug.
+
+        Parameters of the method are named, or in `settings` where their names are taken here.
+        """
         found = next(one for one in self.get("prompt-sets/?limit=100")["results"] if one["slug"] == prompts)
         body = {
-            "method": "activation_patching",
-            "params": params,
+            "method": method,
+            "params": {**params, **(settings or {})},
             "model": "demo",
             "prompts": {"id": found["id"], "version": found["version"]},
             "title": title,
