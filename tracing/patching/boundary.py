@@ -34,14 +34,20 @@ class Patched:
     index: Tensor
     """Which of them each token has, `[n]`."""
     units: Tensor | None
-    """The head or neuron of each token, `[n]`."""
+    """The head or neuron of each token, `[n]`; None: all."""
+    heads: Tensor | None
+    """The distinct units, `[h]`."""
+    which: Tensor | None
+    """Which of them each token has, `[n]`."""
 
     @classmethod
     def of(cls, site: str, layer: int, positions: Tensor, units: Tensor | None, device: torch.device) -> "Patched":
         """From the position and unit of each token, `[n]`, on the CPU."""
         where, index = torch.unique(positions, return_inverse=True)
-        chosen = None if units is None else units.to(device)
-        return cls(site, layer, where.to(device), index.to(device), chosen)
+        if units is None:
+            return cls(site, layer, where.to(device), index.to(device), None, None, None)
+        heads, which = torch.unique(units, return_inverse=True)  # on the CPU: a GPU would be waited for
+        return cls(site, layer, *(one.to(device) for one in (where, index, units, heads, which)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,11 +99,11 @@ class Stream:
 
     def _one_head(self, patch: Patched, given: Tensor) -> Tensor:
         """attn_out at each token with its own head patched."""
-        assert patch.units is not None
-        heads, which = torch.unique(patch.units, return_inverse=True)
+        heads, which = patch.heads, patch.which
+        assert heads is not None
         z = self._own("z", patch)
         out_proj = self._out_proj(patch.layer)
-        weight = output_weight(out_proj).unflatten(0, z.shape[2:])[heads]
+        weight = torch.unflatten(output_weight(out_proj), 0, tuple(z.shape[2:]))[heads]
         if patch.site == "head_out":
             more = given[:, patch.where][:, :, heads] - torch.einsum("puhd,hdm->puhm", z[:, :, heads], weight)
         else:

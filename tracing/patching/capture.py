@@ -264,4 +264,4 @@ def _watch_site(
 def _keep_neurons(where: list[Tensor], rows: int, args: Any, kwargs: Any) -> None:
     neurons = first_argument(args, kwargs)
     # OPT calls its MLP on tokens side by side.
-    where.append(neurons.unflatten(0, (rows, -1)) if neurons.dim() == 2 else neurons)
+    where.append(torch.unflatten(neurons, 0, (rows, -1)) if neurons.dim() == 2 else neurons)

@@ -30,9 +30,9 @@ class Inside:
 
 def override(registered: Hooks, model: LanguageModel, layer: int, inside: Inside, mine: slice) -> None:
     """Register the hook; `mine` are the entry's sequences of the batch, pairs outside bins."""
+    steps: tuple[Step, ...] = ()
     if inside.site == "neurons":
-        module = model.block_modules[layer].get_submodule(model.adapter.neurons)
-        kind, steps = "inputs", ()
+        module, kind = model.block_modules[layer].get_submodule(model.adapter.neurons), "inputs"
     else:
         path = model.adapter.site(inside.site, layer, model.facts)
         module, kind = model.module.get_submodule(path.path), path.kind

@@ -101,11 +101,11 @@ class Walk:
     def keys(self) -> Tensor:
         """The position of each key, `[B, prefix + C]`."""
         prefix = torch.arange(self.layout.prefix, device=self.base.final.device).expand(self.layout.bins, -1)
-        return torch.cat([prefix, self.positions.unflatten(0, (self.layout.bins, -1))], 1)
+        return torch.cat([prefix, torch.unflatten(self.positions, 0, (self.layout.bins, -1))], 1)
 
     def at_answers(self, hidden: Tensor) -> Tensor:
         """`[E · P · B, C, …]` at each row's answer token, `[E, P, R, …]`."""
-        mine = hidden.unflatten(0, (self.entries, -1, self.layout.bins)).flatten(2, 3)
+        mine = torch.unflatten(hidden, 0, (self.entries, -1, self.layout.bins)).flatten(2, 3)
         return mine[:, :, self.layout.answers.to(hidden.device)]
 
     # -- packed ---------------------------------------------------------------------------------------------------
@@ -120,7 +120,7 @@ class Walk:
         if isinstance(value, tuple):
             return tuple(self._at_positions(part) for part in value)
         picked = value[0][self.positions]
-        return self._over_batch(picked.unflatten(0, (self.layout.bins, -1)))
+        return self._over_batch(torch.unflatten(picked, 0, (self.layout.bins, -1)))
 
     def _at_keys(self, value: Tensor) -> Tensor:
         """A bias for each key `[batch · head, 1, key]` or `[batch, head, 1, key]` at the keys of each bin."""
@@ -136,7 +136,7 @@ class Walk:
         if value is None:  # plain causal attention
             made = torch.zeros(seen.shape, dtype=self.base.keys[0].dtype, device=self.base.final.device)
         else:
-            queries = self.positions.unflatten(0, (self.layout.bins, -1))
+            queries = torch.unflatten(self.positions, 0, (self.layout.bins, -1))
             made = value[0][:, queries[:, :, None], self.keys[:, None, :]].transpose(0, 1)
             if made.dtype == torch.bool:
                 seen, made = seen & made, torch.zeros_like(made, dtype=self.base.keys[0].dtype)
@@ -163,7 +163,7 @@ class Walk:
             return value
         if value.shape[0] == 1:
             return value.expand(self.entries * self.sequences, *value.shape[1:])
-        mine = value.unflatten(0, (total, -1))[self.pairs].repeat_interleave(self.layout.bins, 0)
+        mine = torch.unflatten(value, 0, (total, -1))[self.pairs].repeat_interleave(self.layout.bins, 0)
         return mine.repeat(self.entries, *(1,) * (mine.dim() - 1)).flatten(0, 1)
 
 
@@ -196,7 +196,7 @@ def walk(
     for layer in range(entrances[0].boundary, len(blocks)):
         new = [one for one in entrances[joined:] if one.boundary == layer]
         if new:
-            streams = [one.stream().unflatten(1, (layout.bins, -1)).flatten(0, 1) for one in new]
+            streams = [torch.unflatten(one.stream(), 1, (layout.bins, -1)).flatten(0, 1) for one in new]
             hidden = torch.cat([hidden, *streams] if joined else streams)
         arguments = state.arguments(layer, blocks[layer], len(hidden))
         with hooks() as registered:
@@ -228,4 +228,4 @@ def _answers(
         block(hidden, **arguments)
     z, pre = state.at_answers(seen[0]).flatten(0, 1), state.at_answers(hidden).flatten(0, 1)
     final = halves.after_attention(model, layer, pre, halves.attn_out(model, layer, z))
-    return final.unflatten(0, (state.entries, -1))
+    return torch.unflatten(final, 0, (state.entries, -1))
