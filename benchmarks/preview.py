@@ -28,7 +28,6 @@ from tracing.experiments.calling import LocalContext
 from tracing.experiments.registry import Cost, Method, MethodSpec, PromptFacts
 from tracing.models import LanguageModel
 from tracing.prompts import PromptPair, tokenize_all
-from tracing.tokens import cached_tokens
 
 RESULTS = Path(__file__).parent / "results"
 GOOD = 2.0
@@ -71,7 +70,7 @@ def subjects(names: Sequence[str]) -> Iterator[tuple[str, LanguageModel, list[Pr
         torch.manual_seed(0)
         module = GPT2LMHeadModel(GPT2Config())
         module.requires_grad_(False).train(mode=False)
-        yield "gpt2", LanguageModel(module, tokenizer=cached_tokens(MODEL_DIR)), demo_pairs(2)
+        yield "gpt2", LanguageModel(module, tokenizer=MODEL_DIR), demo_pairs(2)
 
 
 def prompt_facts(model: LanguageModel, pairs: Sequence[PromptPair]) -> PromptFacts:
