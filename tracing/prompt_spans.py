@@ -39,7 +39,7 @@ def _place(name: str, where: Where, texts: Sequence[str]) -> tuple[int, int] | s
     if isinstance(where, tuple) and isinstance(where[0], str):
         word, number = where
         places = _occurrences(word, texts)
-        if isinstance(number, int) and 1 <= number <= len(places):
+        if 1 <= number <= len(places):
             return places[number - 1]
         return f"the span {name}: {word!r} is there {len(places)} times, so it has no occurrence {number}."
     first, end = (where, where + 1 or None) if isinstance(where, int) else (int(where[0]), where[1])

@@ -9,8 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from pydantic import BaseModel, ConfigDict, field_serializer, field_validator, model_serializer
-from pydantic.functional_serializers import SerializerFunctionWrapHandler
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    field_serializer,
+    field_validator,
+    model_serializer,
+)
 
 from tracing.errors import PromptError
 from tracing.metric_facts import metric_facts
@@ -226,9 +232,7 @@ def _mask_problems(seen: TokenizedPair, tokens: Tokens) -> list[PairProblem]:
 
 def _span_problems(pair: PromptPair, seen: TokenizedPair) -> list[PairProblem]:
     problems = resolve(pair.spans, list(seen.clean_tokens))[1]
-    return [
-        PairProblem(seen.number, "spans", f"Pair {seen.number}: {message}", remedy) for message, remedy in problems
-    ]
+    return [PairProblem(seen.number, "spans", f"Pair {seen.number}: {message}", remedy) for message, remedy in problems]
 
 
 def _length_problems(seen: TokenizedPair, max_positions: int) -> list[PairProblem]:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from interp_app.catalog import csv_pairs
 from interp_app.catalog.uploads import MAX_PAIRS, MAX_UPLOAD_BYTES, parse, read_upload
 from interp_app.core.errors import ServiceError
 from tests import tiny
@@ -126,3 +127,13 @@ def test_an_empty_file_and_another_type_are_refused():
     assert refused(b"", "pairs.jsonl").code == "no_pairs"
     assert refused(b"clean,corrupted,answer\n").code == "no_pairs"
     assert refused(b"x", "pairs.xlsx").code == "upload_type"
+
+
+def test_named_spans_come_with_json_lines_and_have_no_column() -> None:
+    row = {"clean": "a b", "corrupted": "c b", "answer": "d", "spans": {"S": "a", "END": -1}}
+    [pair] = parse(json.dumps(row).encode(), "pairs.jsonl")
+    assert dict(pair.spans) == {"S": "a", "END": -1}
+    assert not csv_pairs.fit_csv([pair])
+    assert csv_pairs.fit_csv([pair.model_copy(update={"spans": ()})])
+    with pytest.raises(ServiceError, match="not text"):
+        parse(json.dumps({**row, "spans": {"S": "a\x00"}}).encode(), "pairs.jsonl")
