@@ -18,7 +18,7 @@ from tracing.models import LanguageModel
 
 SAMPLE = 24
 NAMES = zoo.decoders()
-TOLERANCE = {"mixtral": 1e-4, "gptj": 1e-4}
+TOLERANCE = {"mixtral": 1e-4, "gptj": 1e-3}
 """Relative to the largest score. Mixtral's router and GPT-J's attention compute in float32."""
 SMOOTH = [name for name in NAMES if name != "mixtral"]
 """A mixture of experts jumps where the choice of experts changes, and no gradient sees a jump."""
