@@ -51,7 +51,6 @@ class Contestant:
                 "PYTHONPATH": os.pathsep.join([*path, str(ROOT)]),
             },
         )  # fmt: skip
-        self.answer()
 
     def answer(self) -> dict[str, Any]:
         """The next line of the process that is JSON."""
@@ -157,6 +156,8 @@ def main() -> None:
         if args.lens_pairs and args.device == "cpu" and (LENS / ".installed").exists():
             names.append("lens")
         contestants = [Contestant(name, folder, options) for name in names]
+        for one in contestants:
+            one.answer()  # says that it is ready
         by_name = {one.name: one for one in contestants}
         lines = [
             f"# EAP on GPT-2-{args.shape} shape",
