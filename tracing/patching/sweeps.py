@@ -49,9 +49,6 @@ AnyModel = LanguageModel | VisionModel
 Over = str | Sequence[str]
 
 
-_tokenized = ready
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Sweep:
     """A sweep ready to run: baselines known, no cell computed yet."""

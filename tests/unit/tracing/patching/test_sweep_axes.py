@@ -13,6 +13,9 @@ from tests.unit.tracing.patching import brute
 from tracing.errors import SiteError, SpecError
 from tracing.models import LanguageModel
 from tracing.patching import Optimise, prepare, sweep, tiles
+from tracing.patching.packing import make_plan
+from tracing.patching.plan import Lengths
+from tracing.patching.rows import walk_of
 from tracing.prompts import TokenizedPair
 
 EVERY = slice(None)
@@ -233,3 +236,18 @@ def test_full_forwards_agree_on_every_axis() -> None:
         options: dict[str, Any] = {"sites": site, "over": over, "layers": None if "layer" in over else [1]}
         fast, slow = (sweep(own, some, optimise=one, **options) for one in (True, Optimise(suffix=False)))
         np.testing.assert_allclose(fast.examples, slow.examples, atol=1e-10)
+
+
+def test_attention_that_ignores_masks_runs_whole_rows() -> None:
+    model = LanguageModel(gpt2())
+    model.module.config._attn_implementation = "flash_attention_2"
+    plan = make_plan(model.facts, [Lengths.of(one) for one in pairs()], sites=["resid_pre"], walk=walk_of(model))
+    assert plan.walk == "rows"
+    assert "as whole prompts" in plan.explain()
+
+
+def test_switching_everything_off_is_one_forward_a_cell_and_pair() -> None:
+    prepared = prepare(language_model("gpt2"), pairs(2), optimise=Optimise.of(False))
+    rows = [(c.hi - c.lo) * len(c.slots) for tile in prepared.plan.tiles for c in tile.chunks]
+    assert set(rows) == {1}
+    assert len(rows) == 3 * (5 + 6)

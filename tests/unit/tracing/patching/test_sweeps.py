@@ -11,15 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from tests.decoders import FAMILIES, gpt2, language_model, pair, pairs
+from tests.decoders import FAMILIES, language_model, pair, pairs
 from tracing.errors import ModelError, OutOfMemoryError, PromptError, SiteError, SpecError, Stopped
 from tracing.models import LanguageModel
-from tracing.patching import Optimise, batches, capture, packing, prepare, readout, sweep, sweeps, tiles
+from tracing.patching import batches, capture, packing, prepare, readout, sweep, sweeps, tiles
 from tracing.patching.capture import Activations
 from tracing.patching.footprint import kept_bytes
-from tracing.patching.packing import make_plan
-from tracing.patching.plan import Lengths
-from tracing.patching.rows import walk_of
 from tracing.patching.sweeps import place
 from tracing.prompts import PromptPair
 
@@ -379,14 +376,6 @@ def test_a_wrong_option_is_named(options: dict[str, Any], error: type[Exception]
         sweep(language_model("gpt2"), pairs(), **options)
 
 
-def test_attention_that_ignores_masks_runs_whole_rows() -> None:
-    model = LanguageModel(gpt2())
-    model.module.config._attn_implementation = "flash_attention_2"
-    plan = make_plan(model.facts, [Lengths.of(one) for one in pairs()], sites=["resid_pre"], walk=walk_of(model))
-    assert plan.walk == "rows"
-    assert "as whole prompts" in plan.explain()
-
-
 def test_equal_baselines_are_warned_about() -> None:
     model = language_model("gpt2")
     prepared = prepare(model, [pair([1, 2], [1, 3], (5,))], "accuracy")
@@ -414,10 +403,3 @@ def test_bfloat16_models_sweep_with_metrics_in_float32() -> None:
     grid = sweep(language_model("llama", torch.bfloat16), pairs())
     assert grid.examples.dtype == np.float32
     assert np.isfinite(grid.examples[0][:, -5:]).all()
-
-
-def test_switching_everything_off_is_one_forward_a_cell_and_pair() -> None:
-    prepared = prepare(language_model("gpt2"), pairs(2), optimise=Optimise.of(False))
-    rows = [(c.hi - c.lo) * len(c.slots) for tile in prepared.plan.tiles for c in tile.chunks]
-    assert set(rows) == {1}
-    assert len(rows) == 3 * (5 + 6)
