@@ -91,7 +91,7 @@ class ActivationPatchingSpec(MethodSpec):
         default="position",
         title="Mean over",
         description="Of a mean: each position alone, each named span, or all tokens.",
-        json_schema_extra=ADVANCED,
+        json_schema_extra={**ADVANCED, "only_if": {"source": ["mean"]}},
     )
     noise_scale: float = Field(
         default=3.0,
@@ -99,7 +99,7 @@ class ActivationPatchingSpec(MethodSpec):
         le=100,
         title="Noise scale",
         description="Of noise: its width in standard deviations of the site's activations in that layer.",
-        json_schema_extra=ADVANCED,
+        json_schema_extra={**ADVANCED, "only_if": {"source": ["noise"]}},
     )
     positions: Literal["start", "end"] = Field(
         default="end",

@@ -60,9 +60,18 @@ class HeadDetectorsSpec(MethodSpec):
     tokens: Literal["random", "prompts"] = Field(
         default="random", title="Tokens", description="Repeated random tokens, or the clean prompts of the set."
     )
-    length: int = Field(default=25, ge=2, le=4096, title="Segment", description="Random tokens that are repeated.")
-    repeats: int = Field(default=2, ge=2, le=16, title="Times", description="How often the segment comes.")
-    count: int = Field(default=32, ge=1, le=4096, title="Rows", description="Random segments.")
+    length: int = Field(
+        default=25, ge=2, le=4096, title="Segment", description="Random tokens that are repeated.",
+        json_schema_extra={"only_if": {"tokens": ["random"]}},
+    )  # fmt: skip
+    repeats: int = Field(
+        default=2, ge=2, le=16, title="Times", description="How often the segment comes.",
+        json_schema_extra={"only_if": {"tokens": ["random"]}},
+    )  # fmt: skip
+    count: int = Field(
+        default=32, ge=1, le=4096, title="Rows", description="Random segments.",
+        json_schema_extra={"only_if": {"tokens": ["random"]}},
+    )  # fmt: skip
     measure: Literal["mean", "mul"] = Field(
         default="mean",
         title="Score",

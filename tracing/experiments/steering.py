@@ -75,7 +75,10 @@ class SteeringSpec(MethodSpec):
         default=False, title="Sample", description="With the seed; otherwise the likeliest token.",
         json_schema_extra={"advanced": True},
     )  # fmt: skip
-    temperature: float = Field(default=1.0, gt=0, le=10, title="Temperature", json_schema_extra={"advanced": True})
+    temperature: float = Field(
+        default=1.0, gt=0, le=10, title="Temperature",
+        json_schema_extra={"advanced": True, "only_if": {"sample": [True]}},
+    )  # fmt: skip
     dtype: DType = Field(default="float32", title="Precision", json_schema_extra={"advanced": True})
 
     @model_validator(mode="after")

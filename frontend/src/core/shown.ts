@@ -48,7 +48,7 @@ const WORDS: Record<Entry['kind'], string> = {
   curve: 'curve',
   token_table: 'tokens',
   attention: 'attention',
-  edges: 'edges',
+  edges: 'table',
   text: 'texts',
   certificate: 'certificate',
   unknown: 'file',

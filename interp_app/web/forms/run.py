@@ -62,6 +62,16 @@ class RunForm(forms.Form):
     def advanced_fields(self) -> list[forms.BoundField]:
         return [self[PREFIX + name] for name, advanced in self.parameter_names.items() if advanced]
 
+    @property
+    def advanced_open(self) -> bool:
+        """Whether a folded field has an error, or another value than its default: that must not surprise."""
+        properties = self.method.spec.model_json_schema()["properties"]
+        return any(
+            field.errors or _differs(field.value(), properties[field.name.removeprefix(PREFIX)].get("default"))
+            for field in self.advanced_fields
+            if field.name != f"{PREFIX}seed"
+        )
+
     def params(self) -> dict[str, Any]:
         """Parameters for the service: what was left empty is left out, so that the spec's default applies."""
         found = {name: self.cleaned_data.get(PREFIX + name) for name in self.parameter_names}
@@ -76,6 +86,11 @@ class RunForm(forms.Form):
 
     def tag_names(self) -> list[str]:
         return [name.strip() for name in self.cleaned_data["tags"].split(",") if name.strip()]
+
+
+def _differs(value: Any, default: Any) -> bool:
+    """Whether an input's value is another than the default, empty ones being equal."""
+    return (str(value) if value else "") != (str(default) if default else "")
 
 
 class NumbersField(forms.CharField):
