@@ -70,6 +70,15 @@ def test_float32_gives_what_float64_gives(name: str) -> None:
         torch.testing.assert_close(single[site].double(), values, atol=2e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("parallel", [True, False])
+def test_alibi_reaches_the_packed_keys(parallel: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of("falcon", alibi=True, parallel_attn=parallel, bias=not parallel)
+    side_by_side = found(model, ("resid_pre", "z"), Optimise())
+    monkeypatch.setattr(rows, "walk_of", lambda _: "rows")
+    for site, values in found(model, ("resid_pre", "z"), Optimise()).items():
+        torch.testing.assert_close(values, side_by_side[site], atol=1e-10, rtol=0)
+
+
 def test_pairs_of_a_batch_are_those_asked_for() -> None:
     model = model_of("gpt2")
     of_source, of_base = kept_for(model.adapter, ["z"])
