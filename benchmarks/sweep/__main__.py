@@ -169,8 +169,9 @@ def main() -> None:
     with ExitStack() as stack:
         names = [name for name in NAMES if name not in options.without]
         processes = [stack.enter_context(Process(name, options)) for name in names]
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
         for process in processes:  # warm: what a library imports or compiles at its first use is not the sweep's time
-            process.tell(task=options.tasks[0], sample=1, values=os.devnull)
+            process.tell(task=options.tasks[0], sample=1, values=f"{folder}/warm.safetensors")
         tables = [run_task(key, processes, options) for key in options.tasks]
     where = torch.cuda.get_device_name() if options.device == "cuda" else f"{options.threads} threads"
     head = (
