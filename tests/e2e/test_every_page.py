@@ -21,6 +21,8 @@ PAGES = {
     "new prompt set": "/prompts/new/",
     "edit prompts": "{edit}",
     "new run": "/runs/new/",
+    "new edge run": "/runs/new/?method=edge_attribution",
+    "new steering run": "/runs/new/?method=steering",
     "runs": "/runs/?q=a&status=succeeded&tag=x",
     "run": "{run}",
     "queue": "/queue/",
@@ -28,6 +30,8 @@ PAGES = {
     "help": "/help/",
     "shortcuts": "/help/shortcuts/",
     "method": "/help/methods/activation_patching/",
+    "method of edges": "/help/methods/edge_attribution/",
+    "method of lenses": "/help/methods/logit_lens/",
     "not found": "/nowhere/",
 }
 
