@@ -118,7 +118,7 @@ def test_attention_opens_any_head_by_thumbnail_by_key_and_by_choice(page: Page, 
     page.keyboard.press("ArrowUp")
     page.keyboard.press("ArrowRight")
     expect(view.locator("h2.figure-title")).to_contain_text("layer 1, head 1")
-    view.get_by_label("Layer", exact=True).select_option("2")
+    view.get_by_role("combobox", name="Layer").select_option("2")
     expect(view.locator("h2.figure-title")).to_contain_text("layer 2, head 1")
     view.get_by_role("button", name="View as table").click()
     shown = view.locator("table.grid-values tbody tr").first.locator("td").all_inner_texts()
