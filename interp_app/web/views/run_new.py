@@ -1,6 +1,6 @@
 """A new run: one page, prefilled from the address, with its cost before it is queued."""
 
-from typing import Any
+from typing import Any, Final
 
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
@@ -19,6 +19,9 @@ from interp_app.web.http import add_service_error, member_page
 from interp_app.web.method_help import grouped_methods, help_blocks
 from tracing import experiments
 from tracing.experiments.registry import GROUPS, Method
+
+# What an address of this page says about the form itself.
+PAGE_QUERY: Final = frozenset({"method", "prompts", "model", "from"})
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -128,8 +131,10 @@ def _initial(request: HttpRequest, method: Method, source: Run | None, prompt_se
     if wanted:
         initial["prompts"] = wanted
     for name in method.spec.model_fields:
-        if name in request.GET:
-            values = request.GET.getlist(name)
+        # `?method=` and `?prompts=` say what the form is for; a parameter of that name is written with its prefix.
+        given = PREFIX + name if name in PAGE_QUERY or PREFIX + name in request.GET else name
+        if given in request.GET:
+            values = request.GET.getlist(given)
             initial[PREFIX + name] = values if len(values) > 1 else values[0]
     return initial
 

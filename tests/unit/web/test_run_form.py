@@ -181,6 +181,24 @@ def test_a_marked_region_of_a_map_prefills_the_form(ada: Client, filled: dict[st
     assert (spec["region"], spec["layers"]) == ([0, 1, 2, 4], [0, 1])
 
 
+@pytest.mark.parametrize(
+    ("method", "parameter", "default"),
+    [
+        ("edge_attribution", "param-method", "eap-ig-inputs"),
+        ("token_attribution", "param-method", "integrated_gradients"),
+        ("attention_patterns", "param-prompts", 4),
+    ],
+)
+def test_what_the_address_says_of_the_form_is_no_parameter_of_the_method(
+    ada: Client, filled: dict[str, object], prompts: PromptSetVersion, method: str, parameter: str, default: object
+) -> None:
+    address = f"/runs/new/?method={method}&prompts={prompts.prompt_set_id}"
+    form = ada.get(address).context["form"]
+    assert form[parameter].value() == default
+    assert form["prompts"].value() == f"{prompts.prompt_set_id}@1"
+    assert ada.get(f"{address}&{parameter}=9").context["form"][parameter].value() == "9"
+
+
 def test_methods_are_listed_in_groups_with_how_they_work(ada: Client, filled: dict[str, object]) -> None:
     text = ada.get("/runs/new/").text
     assert '<optgroup label="Patching">' in text
