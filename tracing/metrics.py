@@ -124,17 +124,18 @@ def _log_prob(logits: Tensor, targets: Targets) -> Tensor:
     return found.masked_fill(~there, -torch.inf).logsumexp(1)
 
 
-def _best_answer(logits: Tensor, targets: Targets) -> Tensor:
+def best_answer(logits: Tensor, targets: Targets) -> Tensor:
+    """The largest logit of each row's answers, `[row]`."""
     found, there = _gather(logits, targets.answers)
     return found.masked_fill(~there, -torch.inf).amax(1)
 
 
 def _rank(logits: Tensor, targets: Targets) -> Tensor:
-    return (logits > _best_answer(logits, targets)[:, None]).sum(-1).to(logits.dtype)
+    return (logits > best_answer(logits, targets)[:, None]).sum(-1).to(logits.dtype)
 
 
 def _accuracy(logits: Tensor, targets: Targets) -> Tensor:
-    return (_best_answer(logits, targets) >= logits.amax(-1)).to(logits.dtype)
+    return (best_answer(logits, targets) >= logits.amax(-1)).to(logits.dtype)
 
 
 def _kl_divergence(logits: Tensor, targets: Targets) -> Tensor:
@@ -159,13 +160,17 @@ assert _FUNCTIONS.keys() == METRICS.keys(), "every metric has facts and a functi
 def get(metric: str | Callable[..., Any]) -> Metric:
     """A metric by name, or made from a function of `(logits)` or `(logits, targets)`.
 
-    Raises `MetricError` for an unknown name.
+    Raises `MetricError` for an unknown name, or what is neither a name nor a function.
 
     >>> get("logit_diff").facts.needs_foil
     True
     """
     if isinstance(metric, str):
         return Metric(metric_facts(metric), _FUNCTIONS[metric_facts(metric).name])
+    if not callable(metric):
+        raise MetricError(
+            f"A metric cannot be {metric!r}.", remedy=f"Use a function of the logits, or one of {', '.join(METRICS)}."
+        )
     name = getattr(metric, "__name__", "custom")
     title = "Custom metric" if name == "<lambda>" else name
     takes_targets = len(inspect.signature(metric).parameters) > 1

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from tracing.errors import SpecError, Stopped
 from tracing.events import Axis, Quantity, Tick
+from tracing.lenses.looks import Looks, Seen
 from tracing.lenses.places import Positions, layers_axis, positions_axis, shift
 from tracing.lenses.prompts import TOKENS_A_FORWARD, Batch, Prompt, batches, position_in, texts_of
 from tracing.lenses.reading import observe
 from tracing.lenses.readout import Readout
 from tracing.lenses.tuned import TunedLens
-from tracing.metrics import Metric, Targets, get
+from tracing.metrics import Metric, Targets
 from tracing.models.pretrained import Pretrained
 from tracing.prompts import TokenizedPair
 from tracing.results import Grid, TokenTable
@@ -48,24 +49,6 @@ class LogitLens:
         if not self.tables:
             raise SpecError("No table of tokens was asked for.", remedy="Give top=1 or more.")
         return self.tables[0]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Distribution:
-    """Probabilities and their logarithms, `[place, vocab]`, each computed once."""
-
-    logs: Tensor
-    shares: Tensor
-
-    @classmethod
-    def of(cls, logits: Tensor) -> "_Distribution":
-        logs = logits.log_softmax(-1)
-        return cls(logs, logs.exp())
-
-    def cross(self, other: "_Distribution") -> Tensor:
-        """Σ p log q, `[place]`."""
-        found: Tensor = torch.linalg.vecdot(self.shares, other.logs)
-        return found
 
 
 @dataclass(slots=True, eq=False)
@@ -173,63 +156,33 @@ class LensRun:
             for value, (_, t, number) in zip(self._measure(end, targets).tolist(), places, strict=True):
                 if t == self.answers[number]:
                     self.final[number] = value
-        final = None if self.narrow else _Distribution.of(end)
+        shown = [n for n, (*_, number) in enumerate(places) if number in self.tokens]
+        look = Looks(self.looks, end, targets, self._measure, shown, self.top)
         for row in range(len(self.layers) + self.with_out):
             logits = end
             if row < len(self.layers):
                 layer = self.layers[row]
                 value = hidden[self.site, layer]
                 logits = self.readout(value if self.lens is None else self.lens(layer, value), columns)
-            self._fill(row, places, logits, final, targets)
+            self._keep(row, places, shown, look(logits))
 
     def _measure(self, logits: Tensor, targets: Targets | None) -> Tensor:
         assert self.metric is not None
         return self.metric(logits, targets if targets is not None else Targets((), ()))
 
-    def _fill(
-        self,
-        row: int,
-        places: list[Place],
-        logits: Tensor,
-        final: "_Distribution | None",
-        targets: Targets | None,
-    ) -> None:
-        found = {}
-        if "metric" in self.looks:
-            found["raw"] = self._measure(logits, targets)
-        if final is not None:
-            here = _Distribution.of(logits)
-            found |= self._looks_at(logits, here, final, targets)
-            if self.top:
-                self._keep_tokens(row, places, here.logs)
-        for key, values in found.items():
-            for (_, t, number), value in zip(places, values.tolist(), strict=True):
-                self.values[key][number, row, self._column(number, t)] = value
-
-    def _looks_at(
-        self, logits: Tensor, here: "_Distribution", final: "_Distribution", targets: Targets | None
-    ) -> dict[str, Tensor]:
-        found = {}
-        if "rank" in self.looks and targets is not None:
-            found["rank"] = get("rank")(logits, targets)
-        if "probability" in self.looks and targets is not None:
-            counts = torch.tensor([len(ids) for ids in targets.answers], device=logits.device)
-            found["probability"] = get("logit")(here.shares, targets) * counts  # the mean over answers, times them
-        if "kl" in self.looks:
-            found["kl"] = final.cross(final) - final.cross(here)
-        if "entropy" in self.looks:
-            found["entropy"] = -here.cross(here)
-        return found
-
-    def _keep_tokens(self, row: int, places: list[Place], logs: Tensor) -> None:
-        wanted = [n for n, (*_, number) in enumerate(places) if number in self.tokens]
-        if not wanted:
-            return
-        best = logs[wanted].topk(self.top)
-        for n, ids, values in zip(wanted, best.indices.cpu().numpy(), best.values.exp().cpu().numpy(), strict=True):
-            _, t, number = places[n]
-            column = self._column(number, t)
-            self.tokens[number][0][row, column], self.tokens[number][1][row, column] = ids, values
+    def _keep(self, row: int, places: list[Place], shown: list[int], seen: Seen) -> None:
+        numbers = [number for *_, number in places]
+        columns = [self._column(number, t) for _, t, number in places]
+        if seen.values:
+            # One copy from the device for all looks.
+            values = torch.stack([value.double() for value in seen.values.values()]).cpu().numpy()
+            for look, value in zip(seen.values, values, strict=True):
+                self.values["raw" if look == "metric" else look][numbers, row, columns] = value
+        if self.top and shown:
+            ids, probabilities = seen.ids.cpu().numpy(), seen.probabilities.cpu().numpy()
+            for n, one, shares in zip(shown, ids, probabilities, strict=True):
+                of_ids, of_shares = self.tokens[numbers[n]]
+                of_ids[row, columns[n]], of_shares[row, columns[n]] = one, shares
 
     def _column(self, number: int, t: int) -> int:
         if self.at != "all":

@@ -13,6 +13,7 @@ from tests.unit.tracing.lenses import exact
 from tracing import LanguageModel, VisionModel
 from tracing.errors import AdapterError, MetricError, ModelError, PromptError, SiteError, SpecError, Stopped
 from tracing.lenses.logit_lens import logit_lens
+from tracing.lenses.looks import Looks
 from tracing.lenses.tuned import TunedLens
 from tracing.prompts import TokenizedPair
 from tracing.results import Grid, TokenTable
@@ -132,6 +133,27 @@ def test_the_answer_position_alone_is_the_last_column_and_batches_change_nothing
     for key, plane in whole.planes.items():
         np.testing.assert_allclose(one.planes[key], plane, atol=1e-12)
         np.testing.assert_allclose(answer.planes[key][:, 0], plane[:, -1], atol=1e-12)
+
+
+def test_blocks_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, pairs = exact.language_model("gpt2"), decoders.pairs(4, lengths=(5, 6))
+    whole = logit_lens(model, pairs, "kl_divergence", top=4, tables=[1, 3])
+    monkeypatch.setattr("tracing.lenses.looks.BLOCK_NUMBERS", 3 * model.facts.vocab_size)
+    blocks = logit_lens(model, pairs, "kl_divergence", top=4, tables=[1, 3])
+    assert whole.grid is not None and blocks.grid is not None  # noqa: PT018
+    assert set(whole.grid.planes) >= {"raw", "rank", "probability", "kl", "entropy"}
+    for key, plane in whole.grid.planes.items():
+        np.testing.assert_allclose(blocks.grid.planes[key], plane, atol=1e-13, err_msg=key)
+    for one, other in zip(whole.tables, blocks.tables, strict=True):
+        assert one.tokens == other.tokens
+        np.testing.assert_allclose(other.values, one.values, atol=1e-14)
+
+
+def test_top_tokens_far_below_the_first_are_still_in_order() -> None:
+    logits = torch.tensor([[0.0, -300.0, 200.0, -250.0, -200.0]])
+    seen = Looks((), logits, None, lambda *_: logits[:, 0], [0], 4)(logits)
+    assert seen.ids.tolist() == [[2, 0, 4, 3]]
+    np.testing.assert_allclose(seen.probabilities, [[1, 0, 0, 0]], atol=1e-30)
 
 
 def test_a_t5_decoder_is_read_at_its_start_token_and_its_scale_is_its_own() -> None:
