@@ -6,6 +6,7 @@ the MLP, where it shares attention's norm or has none); for the logits, what the
 Sources: the token embedding, each head's write z·W_O without bias, each MLP's write.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -109,7 +110,11 @@ class Block:
 
 
 def blocks_of(model: LanguageModel) -> list[Block]:
-    """Every block's parts. Raises `SiteError` for a family that has no edges, `ModelError` for weights unreadable."""
+    """Every block's parts.
+
+    Raises `SiteError` for a family that has no edges, `ModelError` for weights unreadable and for a norm that two
+    readers have in common.
+    """
     adapter, facts = model.adapter, model.facts
     refuse_without_edges(adapter)
     found = []
@@ -125,7 +130,24 @@ def blocks_of(model: LanguageModel) -> list[Block]:
         block = Block(module, adapter, made)
         _require_readable(block.out_proj, adapter.out_proj)
         found.append(block)
+    _require_own_norms(found)
     return found
+
+
+def _require_own_norms(blocks: Sequence[Block]) -> None:
+    """Raises `ModelError` where one module object is the norm of two readers: a hook on it cannot tell them apart."""
+    seen: set[int] = set()
+    for layer, block in enumerate(blocks):
+        for path in filter(None, (block.adapter.norm_attn, block.adapter.norm_mlp)):
+            norm = id(block.module.get_submodule(path))
+            if norm in seen:
+                raise ModelError(
+                    f"The norm {path} of layer {layer} is the very module that another part of the model calls, so "
+                    "what one of them reads cannot be patched alone.",
+                    remedy="Give each a copy of its own: copy.deepcopy(norm) computes the same.",
+                    where={"layer": layer, "module": path},
+                )
+            seen.add(norm)
 
 
 def _width(projection: nn.Module) -> int:

@@ -1,5 +1,6 @@
 """Exact edge patching: options, batches, refusals, stopping. What its numbers are is tested in tests/parity."""
 
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,12 @@ import torch
 from tests import zoo
 from tests.decoders import language_model, pair, pairs
 from tracing.circuits import exact
+from tracing.circuits.attribution import edge_attribution
 from tracing.circuits.exact import circuit_metric, edge_effects
 from tracing.circuits.layout import Layout
-from tracing.errors import MetricError, OutOfMemoryError, PromptError, SiteError, SpecError, Stopped
+from tracing.errors import MetricError, ModelError, OutOfMemoryError, PromptError, SiteError, SpecError, Stopped
 from tracing.models import LanguageModel
+from tracing.patching.paths import path_patching
 
 SOME = [("input", "a0.h1<q>"), ("a0.h1", "a2.kv1<k>"), ("m1", "logits"), ("a1.h2", "m1")]
 
@@ -193,3 +196,14 @@ def test_what_makes_no_sense_is_refused_before_anything_runs() -> None:
         edge_effects(model, several[:1], ablation="resample")
     with pytest.raises(PromptError, match="compares the answer with a foil"):
         edge_effects(model, [pair([1, 2, 3], [1, 4, 3], (5,))])
+
+
+@pytest.mark.parametrize("measure", [edge_effects, edge_attribution, path_patching])
+def test_a_norm_that_two_readers_have_in_common_is_refused(measure: Any) -> None:
+    module = zoo.model("llama", torch.float64)
+    module.model.layers[1].post_attention_layernorm = module.model.layers[1].input_layernorm
+    model = LanguageModel(module)
+    with pytest.raises(ModelError, match="post_attention_layernorm of layer 1 is the very module"):
+        measure(model, pairs(1))
+    module.model.layers[1].post_attention_layernorm = deepcopy(module.model.layers[1].input_layernorm)
+    measure(LanguageModel(module), pairs(1))
