@@ -156,6 +156,41 @@ def require_usable(pairs: Sequence[TokenizedPair], needs_foil: str = "") -> None
             _refuse(problems)
 
 
+def require_readable(pair: TokenizedPair, vocabulary: int, max_positions: int | None = None) -> None:
+    """Raises `PromptError` for a tokenized pair that a model of these sizes cannot read as it is written.
+
+    Its prompts are not longer than `max_positions`; ids are those of a vocabulary of so many tokens; the answer's
+    position and the spans lie in the prompt. A wrong one would read another place, or fail far from its cause.
+    """
+    found = _outside(pair, vocabulary, max_positions)
+    if found is not None:
+        field, message, remedy = found
+        _refuse([PairProblem(pair.number, field, f"Pair {pair.number}: {message}", remedy)])
+
+
+def _outside(pair: TokenizedPair, vocabulary: int, max_positions: int | None) -> tuple[str, str, str] | None:
+    prompts = {"clean": pair.clean_ids, "corrupted": pair.corrupted_ids, "decoder_ids": pair.decoder_ids}
+    for field, ids in {**prompts, "answer": pair.answer_ids, "foil": pair.foil_ids}.items():
+        bad = [one for one in ids if not 0 <= one < vocabulary]
+        if bad:
+            return field, f"{bad[0]} is no token id of the model ({field}).", f"Its ids are 0 to {vocabulary - 1}."
+        if field in prompts and max_positions is not None and len(ids) > max_positions:
+            over = len(ids) - max_positions
+            message = f"{field} has {len(ids)} tokens, the model reads at most {max_positions}."
+            return field, message, f"Shorten it by {over} tokens."
+    if not pair.clean_ids:
+        return "clean", "the prompt has no tokens.", "Give it at least one."
+    length = pair.length
+    if not -length <= pair.answer_position < length:
+        message = f"the answer cannot be read at position {pair.answer_position} of {length} tokens."
+        return "answer_position", message, f"Use {-length} to {length - 1}; negative ones count from the end."
+    for name, start, stop in pair.spans:
+        if not 0 <= start < stop <= len(pair.clean_ids):
+            message = f"the span {name!r} is ({start}, {stop}), which is no place in {len(pair.clean_ids)} tokens."
+            return "spans", message, "A span is its first position and the one behind its last."
+    return None
+
+
 def check_for_metric(pairs: Sequence[PromptPair], metric: str) -> list[PairProblem]:
     """Pairs that lack what a metric needs: those without a foil, where it compares answers with foils.
 

@@ -141,7 +141,7 @@ def attribution_steps(
     check_options(options, batch)
     found = tokenized(model, pairs)
     measure = get(metric)
-    check_answer(measure, answer, isinstance(metric, str))
+    check_answer(measure, answer, isinstance(metric, str), found)
     if isinstance(metric, str) and metric in STEPLESS:
         raise MetricError(
             f"The metric {metric!r} has no gradient: it does not change smoothly with the logits.",

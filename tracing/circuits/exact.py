@@ -29,7 +29,7 @@ from tracing.engines.allocation import free, is_out_of_memory
 from tracing.errors import OutOfMemoryError, SpecError, Stopped
 from tracing.metrics import Metric, get
 from tracing.models import LanguageModel
-from tracing.prompts import PromptPair, TokenizedPair, require_usable, tokenize_all
+from tracing.prompts import PromptPair, TokenizedPair, require_readable, require_usable, tokenize_all
 from tracing.results import EdgeScores
 
 Pairs = PromptPair | TokenizedPair | Sequence[PromptPair] | Sequence[TokenizedPair]
@@ -97,8 +97,8 @@ def task(
     check_options(ablation, direction, batch)
     layout = Layout.of(model.facts, model.adapter)
     measure = get(metric)
-    check_answer(measure, answer, isinstance(metric, str))
     found = tokenized(model, pairs)
+    check_answer(measure, answer, isinstance(metric, str), found)
     if measure.facts.needs_foil:
         require_usable(found, measure.facts.name)
     return Task(
@@ -113,6 +113,8 @@ def tokenized(model: LanguageModel, pairs: Pairs) -> tuple[TokenizedPair, ...]:
     ready = [pair for pair in some if isinstance(pair, TokenizedPair)]
     if ready and len(ready) == len(some):
         require_usable(ready)
+        for pair in ready:
+            require_readable(pair, model.facts.vocab_size, model.facts.max_positions)
         return tuple(ready)
     texts = [pair for pair in some if isinstance(pair, PromptPair)]
     if len(texts) != len(some):

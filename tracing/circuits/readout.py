@@ -1,5 +1,6 @@
 """The metric of final residual streams, at the answer position or at every position."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final, Literal
 
@@ -10,17 +11,28 @@ from torch import Tensor, nn
 
 from tracing.circuits.runs import Part
 from tracing.engines.hooks import main_output
-from tracing.errors import MetricError
+from tracing.errors import MetricError, SpecError
 from tracing.metrics import Metric, Targets, require_numbers
 from tracing.models import LanguageModel
+from tracing.prompts import TokenizedPair
 
 Answer = int | Literal["all", "pair"]
 """A position; the one that each pair names; or all of them."""
 LOGITS_AT_ONCE: Final = 2**25
 
 
-def check_answer(metric: Metric, answer: Answer, named: bool) -> None:
-    """Raises `MetricError` where a named metric is to read every position: those read one row of logits a prompt."""
+def check_answer(metric: Metric, answer: Any, named: bool, pairs: Sequence[TokenizedPair]) -> None:
+    """Raises `MetricError` where a named metric is to read every position: those read one row of logits a prompt.
+
+    Raises `SpecError` for an answer that is no position of every prompt, and neither "pair" nor "all".
+    """
+    shortest = min((pair.length for pair in pairs), default=0)
+    number = isinstance(answer, int) and not isinstance(answer, bool)
+    if answer not in ("all", "pair") if not number else not -shortest <= answer < shortest:
+        raise SpecError(
+            f"The answer cannot be read at {answer!r}.",
+            remedy=f'Use "pair", "all", or a position that every prompt has, from {-shortest} to {shortest - 1}.',
+        )
     if answer == "all" and named:
         raise MetricError(
             f"The metric {metric.facts.name} reads one position, not all.",

@@ -148,7 +148,7 @@ def parts(
 
 def check_options(ablation: str, direction: str, batch: Any = "auto") -> None:
     """Raises `SpecError` for an unknown ablation or direction, or a batch of no size."""
-    if batch != "auto" and (not isinstance(batch, int) or batch < 1):
+    if batch != "auto" and (not isinstance(batch, int) or isinstance(batch, bool) or batch < 1):
         raise SpecError(f"{batch!r} is no batch size.", remedy='Use "auto" or a number of rows from 1 up.')
     if ablation not in ABLATIONS:
         raise SpecError(f"Unknown ablation {ablation!r}.", remedy=f"Use one of {', '.join(ABLATIONS)}.")

@@ -374,12 +374,12 @@ def _check(sites: Sequence[str], over: Sequence[str], options: Options, batch: i
         )
     if options.positions not in ("start", "end"):
         raise SpecError(f"Positions cannot be counted from {options.positions!r}.", remedy='Use "start" or "end".')
-    if batch != "auto" and (not isinstance(batch, int) or batch < 1):
+    if batch != "auto" and (not isinstance(batch, int) or isinstance(batch, bool) or batch < 1):
         raise SpecError(f"{batch!r} is no batch size.", remedy='Use "auto" or a number of pairs from 1 up.')
 
 
 def _fixed(layers: int | Sequence[int] | None) -> int | tuple[int, ...] | None:
-    return layers if layers is None or isinstance(layers, int) else tuple(layers)
+    return layers if layers is None or isinstance(layers, int | float) else tuple(layers)
 
 
 def _groups(pairs: Sequence[TokenizedPair]) -> list[list[int]]:

@@ -143,6 +143,8 @@ def map_of(
 
     Raises `SpecError` for a span that no pair has, `SiteError` for a layer that is not there.
     """
+    if spans and "span" not in over:
+        raise SpecError("Spans are named, and no axis is of spans.", remedy='Put "span" in over, or leave spans out.')
     heads = facts.n_kv_heads if site in KEYS_AND_VALUES else facts.n_heads
     units = None
     if "head" in over:

@@ -46,7 +46,8 @@ def mean_source(
                 raise Stopped
             kept, _ = run_watched(model, wanted, inputs(group[lo : lo + size], source=True), -1)
             for spot, value in kept.items():
-                for column, part in _columns(value.sum(0), from_end=from_end):
+                # Sums of 16-bit numbers would lose digits with every prompt that is added.
+                for column, part in _columns(value.double().sum(0), from_end=from_end):
                     sums[spot, column] = sums[spot, column] + part if (spot, column) in sums else part
                     counts[spot, column] = counts.get((spot, column), 0) + len(value)
 

@@ -9,10 +9,10 @@ A row of the plan belongs to one layer (or to the layers patched at once); insid
 (head, place, neuron) in row-major order, a place being a column of positions, or a span.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from tracing.errors import SiteError, SpecError
 from tracing.families.adapter import Adapter
@@ -153,6 +153,8 @@ def cells_of(
     """
     chosen = _axes(over)
     adapter = adapter or adapter_of(facts.family)
+    if not sites:
+        raise SpecError("No site is named.", remedy='Name one, such as "resid_pre".')
     require_sites(facts, sites, adapter)
     if layers is None and "layer" not in chosen:
         raise SpecError(
@@ -234,15 +236,16 @@ def _heads(heads: int | Sequence[int] | None, sites: Sequence[str], facts: Model
     return _numbers(heads, min(counts), "head")
 
 
-def _numbers(chosen: int | Sequence[int] | None, count: int, name: str) -> tuple[int, ...]:
+def _numbers(chosen: Any, count: int, name: str) -> tuple[int, ...]:
     """Layers or heads as numbers from 0; those from the end are negative."""
     if chosen is None:
         return tuple(range(count))
-    listed = [chosen] if isinstance(chosen, int) else list(chosen)
+    listed: list[Any] = list(chosen) if isinstance(chosen, Iterable) and not isinstance(chosen, str) else [chosen]
     for one in listed:
-        if not -count <= one < count:
+        # True and 1.0 are equal to 1, and would pass for it.
+        if not hasattr(one, "__index__") or isinstance(one, bool) or not -count <= one < count:
             raise SiteError(f"There is no {name} {one!r}.", remedy=f"There are {count}: 0 to {count - 1}.")
-    found = tuple(one % count for one in listed)
+    found = tuple(int(one) % count for one in listed)
     if not found or len(set(found)) != len(found):
         raise SpecError(f"The {name}s {listed} are none, or one is named twice.", remedy=f"Name each {name} once.")
     return found

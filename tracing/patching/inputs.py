@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tracing.errors import PromptError, SpecError
 from tracing.models import LanguageModel
-from tracing.prompts import PromptPair, TokenizedPair, require_usable, tokenize_all
+from tracing.prompts import PromptPair, TokenizedPair, require_readable, require_usable, tokenize_all
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,7 +64,16 @@ def ready(model: LanguageModel, pairs: Pairs) -> tuple[TokenizedPair, ...]:
     else:
         raise SpecError("The pairs are neither all texts nor all tokenized.", remedy="Pass PromptPair objects.")
     _require_answers(model, found)
-    return tuple(_with_decoder(model, pair) for pair in found)
+    read = tuple(_with_decoder(model, pair) for pair in found)
+    for pair in read:
+        _require_readable(model, pair)
+    return read
+
+
+def _require_readable(model: LanguageModel, pair: TokenizedPair) -> None:
+    if not isinstance(pair, ImagesOfPair):  # what stands for the ids of an image are its patches
+        facts = model.facts
+        require_readable(pair, facts.vocab_size, None if model.adapter.encoder else facts.max_positions)
 
 
 def _images(model: LanguageModel, pair: ImagePair, number: int) -> ImagesOfPair:
@@ -135,8 +144,9 @@ def _with_decoder(model: LanguageModel, pair: TokenizedPair) -> TokenizedPair:
     ids = pair.decoder_ids or (int(config.decoder_start_token_id),)
     names = tuple(model.tokens.texts(ids)) if _has_tokenizer(model) else tuple(map(str, ids))
     return DecodedPair(
-        pair.number, pair.clean_ids, pair.corrupted_ids, names, names, pair.answer_ids, pair.foil_ids, decoder_ids=ids
-    )
+        pair.number, pair.clean_ids, pair.corrupted_ids, names, names, pair.answer_ids, pair.foil_ids,
+        answer_position=pair.answer_position, decoder_ids=ids,
+    )  # fmt: skip
 
 
 def _has_tokenizer(model: LanguageModel) -> bool:
@@ -169,4 +179,6 @@ def one_prompt(model: LanguageModel, prompt: Any, number: int) -> TokenizedPair:
         )
     found = tuple(model.tokens.encode(prompt) if isinstance(prompt, str) else (int(one) for one in prompt))
     names = tuple(map(str, found))
-    return _with_decoder(model, TokenizedPair(number, found, found, names, names, (), ()))
+    pair = _with_decoder(model, TokenizedPair(number, found, found, names, names, (), ()))
+    _require_readable(model, pair)
+    return pair

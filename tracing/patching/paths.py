@@ -24,6 +24,7 @@ from torch import Tensor
 
 from tracing.circuits.edits import Deltas
 from tracing.circuits.exact import Pairs, Task, base_metric, in_batches, task
+from tracing.circuits.kept import kept_parts
 from tracing.circuits.readout import Answer, metric_of
 from tracing.circuits.runs import Ablation, Direction, Part
 from tracing.circuits.walk import Copy, walk
@@ -94,7 +95,7 @@ def path_patching(
     itself. Senders that come after every receiver have no path: their cells are the unpatched run's. `ablation`,
     `answer`, `batch` and `seed` are as in `tracing.circuits.exact.edge_effects`; `progress(done, total)` counts cells.
     Raises `SiteError` for a family without edges and for unknown names, `SpecError`, `PromptError`, `MetricError`,
-    `OutOfMemoryError`, `Stopped`.
+    `OutOfMemoryError` (before anything runs, where all unpatched runs together exceed the device's memory), `Stopped`.
     """
     prepared = prepare_paths(
         model, pairs, metric, senders, receivers, mlps=mlps, direction=direction, positions=positions,
@@ -134,7 +135,7 @@ def prepare_paths(
     if mlps not in MLPS:
         raise SpecError(f"Unknown treatment of MLPs {mlps!r}.", remedy='Use "direct" or "live".')
     where = _positions(made, positions)
-    runs = list(made.parts())
+    runs = kept_parts(made)
     base, other = (np.zeros(len(made.pairs)) for _ in range(2))
     for part in runs:
         base[list(part.numbers)] = base_metric(made, part)
@@ -343,11 +344,12 @@ def _receivers(made: Task, names: str | Sequence[str]) -> tuple[int, ...]:
     return chosen
 
 
-def _positions(made: Task, positions: Sequence[int] | None) -> tuple[int, ...] | None:
+def _positions(made: Task, positions: Sequence[Any] | None) -> tuple[int, ...] | None:
     if positions is None:
         return None
     shortest = min(pair.length for pair in made.pairs)
-    if not positions or any(not -shortest <= position < shortest for position in positions):
+    whole = all(isinstance(one, int) and not isinstance(one, bool) for one in positions)
+    if not positions or not whole or any(not -shortest <= position < shortest for position in positions):
         raise SpecError(
             f"The positions {list(positions)} are not all in every prompt: the shortest has {shortest} tokens.",
             remedy=f"Use {-shortest} to {shortest - 1}; negative ones count from the end.",

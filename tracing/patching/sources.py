@@ -86,10 +86,9 @@ class Noise:
     name: ClassVar[str] = "noise"
 
     def __post_init__(self) -> None:
-        if not 0 < self.scale < float("inf"):
-            raise SpecError(
-                f"Noise of scale {self.scale} is no noise.", remedy="Give standard deviations, such as 3.0."
-            )
+        scale: Any = self.scale
+        if not isinstance(scale, int | float) or isinstance(scale, bool) or not 0 < scale < float("inf"):
+            raise SpecError(f"Noise of scale {scale!r} is no noise.", remedy="Give standard deviations, such as 3.0.")
 
     def __str__(self) -> str:
         return f"noise of {self.scale:g} standard deviations (seed {self.seed})"
@@ -99,17 +98,19 @@ Source = Interchange | Zero | Mean | Resample | Noise
 NAMES: dict[str, type[Source]] = {one.name: one for one in (Interchange, Zero, Mean, Resample, Noise)}
 
 
-def as_source(value: str | Source) -> Source:
+def as_source(value: Any) -> Source:
     """A source by name with its defaults, or one as it is. Raises `SpecError` for anything else."""
     if isinstance(value, Interchange | Zero | Mean | Resample | Noise):
         return value
-    if value in NAMES:
+    if isinstance(value, str) and value in NAMES:
         return NAMES[value]()
     raise SpecError(
         f"There is no source {value!r}.", remedy=f"Sources: {', '.join(NAMES)}, or one of tracing.patching.sources."
     )
 
 
-def _check_reference(reference: Reference) -> None:
-    if reference is not None and (isinstance(reference, str) or not len(reference)):
+def _check_reference(reference: Any) -> None:
+    if reference is not None and (
+        isinstance(reference, str) or not hasattr(reference, "__len__") or not len(reference)
+    ):
         raise SpecError("The reference has no prompts.", remedy="Give a list of prompts or pairs, or leave it out.")

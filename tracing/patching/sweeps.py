@@ -303,7 +303,7 @@ def _check_options(direction: str, positions: str, batch: int | str) -> None:
         raise SpecError(f"Unknown direction {direction!r}.", remedy='Use "denoising" or "noising".')
     if positions not in ("start", "end"):
         raise SpecError(f"Positions cannot be counted from {positions!r}.", remedy='Use "start" or "end".')
-    if batch != "auto" and (not isinstance(batch, int) or batch < 1):
+    if batch != "auto" and (not isinstance(batch, int) or isinstance(batch, bool) or batch < 1):
         raise SpecError(f"{batch!r} is no batch size.", remedy='Use "auto" or a number of rows from 1 up.')
 
 
