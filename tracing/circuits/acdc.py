@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracing.circuits.exact import Pairs, Task, base_metric, part_circuits, task
+from tracing.circuits.kept import kept_parts
 from tracing.circuits.layout import Layout
 from tracing.circuits.readout import Answer, float_kind
 from tracing.circuits.runs import Ablation, Direction, Part
@@ -58,7 +59,8 @@ def acdc(
     """Find a circuit by trying every edge once. One forward of all pairs an edge: dear on large models.
 
     `threshold` is in the metric's unit. Other options and errors as in `tracing.circuits.exact.edge_effects`;
-    `SpecError` for a threshold that is not above 0. `progress(done, total)` counts edges decided.
+    `SpecError` for a threshold that is not above 0, `OutOfMemoryError` before anything runs where the unpatched runs of
+    all pairs exceed the device's memory. `progress(done, total)` counts edges decided.
     """
     if not threshold > 0:
         raise SpecError(f"A threshold of {threshold} would keep edges that do nothing.", remedy="Use one above 0.")
@@ -66,7 +68,7 @@ def acdc(
         model, pairs, metric, ablation=ablation, direction=direction, answer=answer, batch=batch, seed=seed,
         should_stop=should_stop,
     )  # fmt: skip
-    layout, runs = made.layout, list(made.parts())
+    layout, runs = made.layout, kept_parts(made)
     base = [base_metric(made, part) for part in runs]
     keep, found = layout.real.copy(), np.zeros(layout.real.shape, float_kind(model))
     current, trials, done = 0.0, 0, 0
