@@ -18,7 +18,8 @@ function paintRows(ctx: CanvasRenderingContext2D, figure: HeatFigure, ink: Ink):
   ctx.fillStyle = ink.background;
   ctx.fillRect(0, g.plot.y, g.plot.x, g.plot.h);
   ctx.fillStyle = ink.surface;
-  for (let r = g.view.r0; r < g.view.r1; r += 1) {
+  // Layers are counted in fours; rows of another kind have no such groups.
+  for (let r = g.view.r0; rows.name === 'layer' && r < g.view.r1; r += 1) {
     if (Math.floor(r / GROUP) % 2 === 0) ctx.fillRect(g.plot.x - 30, yOf(g, r), 30, g.cellH);
   }
   ctx.textAlign = 'right';
