@@ -35,8 +35,9 @@ TAPPED = "patchbay_tapped"
 # Modules that ask whether flash attention was requested look for the word in the name.
 TAPPED_FLASH = "patchbay_tapped_flash"
 KINDS = ("q_rot", "k_rot", "v", "scores", "pattern")
-Scorer = Callable[[Tensor, Tensor], Tensor]
-"""Scores `[batch, head, query, key]` of queries and keys `[batch, head, position, d_head]`, key-value heads native."""
+Scorer = Callable[..., Tensor]
+"""`scorer(query, key)`: scores `[batch, head, query, key]` of queries and keys `[batch, head, position, d_head]`,
+key-value heads native; `scorer(query, key, rows)` where the queries are a slice `rows` of the forward's positions."""
 EAGER_NAMES = (None, "eager")
 # Where attention modules keep the dropout of their pattern, if it is a module.
 DROPOUTS = ("attn_dropout", "attention_dropout", "dropout")
@@ -313,9 +314,14 @@ def _scores(
     options: dict[str, Any],
     query: Tensor,
     key: Tensor,
+    rows: slice = slice(None),
 ) -> Tensor:
     """What the modeling file's eager attention hands to its softmax for these queries and keys."""
     seen: list[Tensor] = []
+    if rows != slice(None):
+        mask = mask[..., rows, :] if mask is not None and mask.shape[-2] > 1 else mask
+        bias = options.get("position_bias")
+        options = options | ({"position_bias": bias[..., rows, :]} if bias is not None else {})
 
     def visit(_kind: str, tensor: Tensor) -> Tensor:
         seen.append(tensor)

@@ -13,7 +13,7 @@ Sources: Nanda 2023, "Attribution patching"; Kramár et al. 2024 (arXiv 2403.007
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypedDict, Unpack, overload
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from tracing.errors import OutOfMemoryError, SiteError, SpecError, Stopped
 from tracing.metrics import Metric, Targets, get, require_numbers
 from tracing.models import LanguageModel
 from tracing.patching.attribution_maps import Map, axes_of, grid, map_of
-from tracing.patching.attribution_runs import Found, Inputs, Request, inputs_of, run_batch
+from tracing.patching.attribution_runs import Found, Inputs, Request, at_once, inputs_of, run_batch
 from tracing.patching.attribution_sites import require_scores, spots
 from tracing.patching.attribution_sources import SOURCES, SourceName, mean_source, partners, zero_source
 from tracing.patching.baselines import to_numpy
@@ -34,8 +34,6 @@ from tracing.patching.sweeps import Direction
 from tracing.prompts import TokenizedPair, require_usable
 from tracing.results import Grid
 
-TOKENS_A_BATCH: Final = 4096
-"""Prompts that run together have at most this many tokens: what a backward needs of them is kept all at once."""
 Progress = Callable[[int, int], None]
 
 
@@ -208,7 +206,12 @@ def _steps(run: _Run, kept: Maps, groups: Sequence[Sequence[int]], batch: int | 
             run.model, run.request.plain(run.model), run.pairs, groups, run.inputs, run.should_stop,
             from_end=run.options.positions == "end",
         )  # fmt: skip
-    waiting = [numbers for group in groups for numbers in _cut(group, len(run.pairs[group[0]].clean_ids), batch)]
+    waiting = [
+        list(group[lo : lo + size])
+        for group in groups
+        for size in [at_once(run.model, run.request, run.pairs[group[0]]) if batch == "auto" else batch]
+        for lo in range(0, len(group), size)
+    ]
     done = 0
     while waiting:
         if run.should_stop():
@@ -308,7 +311,7 @@ def attribution_patching(
     `direction`: "denoising" takes gradients in the corrupted run, "noising" in the clean one.
     `source`: "interchange" patches the pair's other run in, "zero" zeros, "mean" the mean over the pairs of the other
     run's activations at each position, "resample" another pair's other run (of the same length, by `seed`).
-    `absolute` takes |scores| of each pair before the mean. `batch` is how many pairs run together.
+    `absolute` takes |scores| of each pair before the mean. `batch` is how many pairs run together, by default as fit.
     `qk_fix` (AtP*) takes q and k through the softmax exactly: the pattern after one replaced query or key, times the
     gradient of the pattern. `grad_drop` (AtP*) takes, for each layer, a backward without the gradient through what that
     layer writes, and gives 1/(L−1) times the sum of the absolute scores, so that paths that cancel show.
@@ -389,8 +392,3 @@ def _groups(pairs: Sequence[TokenizedPair]) -> list[list[int]]:
         key = (len(pair.clean_ids), pair.answer_position, len(pair.decoder_ids))
         groups.setdefault(key, []).append(number)
     return list(groups.values())
-
-
-def _cut(group: Sequence[int], length: int, batch: int | Literal["auto"]) -> list[list[int]]:
-    size = max(1, TOKENS_A_BATCH // length) if batch == "auto" else batch
-    return [list(group[lo : lo + size]) for lo in range(0, len(group), size)]

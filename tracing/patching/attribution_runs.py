@@ -17,12 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tracing.circuits.costs import CPU_BYTES
+from tracing.engines.allocation import device_bytes
 from tracing.engines.attention import Scorer
 from tracing.engines.hooks import first_argument, hooks, main_output, with_first_argument
 from tracing.errors import MetricError
 from tracing.metrics import Metric, Targets
 from tracing.models import LanguageModel
 from tracing.patching import inputs, qk_fix
+from tracing.patching.attribution_memory import pair_numbers
 from tracing.patching.attribution_sites import ROTATED, WRITES, Spot, meeting, spots, watched
 from tracing.prompts import TokenizedPair
 
@@ -78,7 +81,8 @@ class Watching:
     dropped: int | None = None
     scores: dict[tuple[str, int], Tensor] = field(default_factory=dict)
     heads: dict[int, dict[str, Any]] = field(default_factory=dict)
-    changes: dict[int, qk_fix.Changes] = field(default_factory=dict)
+    changes: dict[int, dict[int, qk_fix.Changes]] = field(default_factory=dict)
+    """What the query and key fix found in an earlier backward, by layer."""
 
     def meet(self, source: Source, spot: Spot, tensor: Tensor) -> None:
         """A spot of the destination run: keep the difference until the gradient comes."""
@@ -102,12 +106,11 @@ class Watching:
 
     def through_softmax(self, layer: int, gradient: Tensor, z: Spot) -> None:
         """The gradient at the heads' outputs: what each query and key does to the pattern, and that to the metric."""
-        seen = self.heads[layer]
-        heads = qk_fix.Heads(**seen)
-        found = self.changes.get(layer) or qk_fix.changes(heads)
-        if self.request.grad_drop:  # the same for every backward
-            self.changes[layer] = found
-        of_queries, of_keys = qk_fix.effects(heads, found, z.part(gradient, self.rows))
+        heads = qk_fix.Heads(**self.heads[layer])
+        # Changes are the same for every backward of GradDrop; those of long prompts are computed again.
+        fits = 4 * len(self.heads) * heads.scores <= qk_fix.KEPT_NUMBERS
+        kept = self.changes.setdefault(layer, {}) if self.request.grad_drop and fits else None
+        of_queries, of_keys = qk_fix.estimates(heads, z.part(gradient, self.rows), kept)
         for site in self.request.fixed:
             self.add(site, layer, of_queries if site.startswith("q") else of_keys)
 
@@ -256,6 +259,18 @@ def _stacked(watching: Watching) -> dict[str, Tensor]:
     }
     watching.scores.clear()
     return found
+
+
+def at_once(model: LanguageModel, request: Request, pair: TokenizedPair) -> int:
+    """How many pairs of this one's length run together: half a GiB of them, on a GPU a third of what is free."""
+    room = CPU_BYTES if model.device.type == "cpu" else (device_bytes(model.device) or 4 * CPU_BYTES) // 3
+    length = max(len(pair.clean_ids), len(pair.decoder_ids))
+    last = pair.answer_position == -1 and "logits_to_keep" in (model.accepted or ())
+    numbers = pair_numbers(
+        model.facts, length, tuple(request.kept), neurons=any("neuron" in kept for kept in request.kept.values()),
+        qk_fix=request.qk_fix, eager=model.attention == "eager", read=1 if last else length,
+    )  # fmt: skip
+    return max(1, room // (numbers * model.dtype.itemsize))
 
 
 def inputs_of(model: LanguageModel, members: Sequence[TokenizedPair], *, clean: bool) -> dict[str, Tensor]:

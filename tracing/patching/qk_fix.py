@@ -16,14 +16,22 @@ divides by nothing: where a key that had all attention loses it.
 
 g comes from the gradient at the heads' outputs, g_{qk} = ⟨∂metric/∂z_q, v_k⟩, so attention never has to run its eager
 path. A key-value head is one key for all its query heads: its effect is the sum over them.
+
+Queries are taken some at a time, so that the T² matrices of a layer never stand in memory whole where prompts are long.
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
 
 from tracing.engines.attention import Scorer
+
+AT_ONCE: Final = 2**21
+"""Scores of the queries taken at once, `[batch, head, query, key]`, are about so many numbers at most."""
+KEPT_NUMBERS: Final = 2**25
+"""Changes of all layers are kept for the next backward where they are not more numbers than this."""
 
 
 @dataclass(slots=True)
@@ -37,6 +45,17 @@ class Heads:
     """Of the run whose activations are patched in."""
     other_key: Tensor
     scorer: Scorer
+
+    @property
+    def scores(self) -> int:
+        """How many scores the layer has: batch × heads × queries × keys."""
+        return self.query.shape[0] * self.query.shape[1] * self.query.shape[2] * self.key.shape[2]
+
+    def rows(self) -> list[slice]:
+        """The queries, in parts that are taken at once."""
+        queries = self.query.shape[2]
+        size = max(1, AT_ONCE * queries // max(1, self.scores))
+        return [slice(lo, min(lo + size, queries)) for lo in range(0, queries, size)]
 
 
 @dataclass(slots=True)
@@ -55,12 +74,34 @@ class Changes:
 
 
 @torch.no_grad()
-def changes(heads: Heads) -> Changes:
-    """The changes of the pattern that each replaced query and each replaced key makes."""
-    before = _wide(heads.scorer(heads.query, heads.key))
-    after = _wide(heads.scorer(heads.query, heads.other_key))
-    pattern, first, without_first, by_key = key_changes(before, after)
-    by_query = _wide(heads.scorer(heads.other_query, heads.key)).softmax(-1) - pattern
+def estimates(heads: Heads, gradient: Tensor, kept: dict[int, Changes] | None = None) -> tuple[Tensor, Tensor]:
+    """`effects` of all queries and keys, some queries at a time.
+
+    `kept` are the changes of earlier backwards by their first query; what is missing is put there.
+    """
+    of_queries, of_keys = [], []
+    for rows in heads.rows():
+        found = kept.get(rows.start) if kept is not None else None
+        found = changes(heads, rows) if found is None else found
+        if kept is not None:
+            kept[rows.start] = found
+        queries, keys = effects(heads, found, gradient[:, rows])
+        of_queries.append(queries)
+        of_keys.append(keys)
+    return torch.cat(of_queries, 1), torch.stack(of_keys).sum(0)
+
+
+@torch.no_grad()
+def changes(heads: Heads, rows: slice = slice(None)) -> Changes:
+    """The changes of the pattern that each replaced query and each replaced key makes, at the queries `rows`."""
+
+    def scores(query: Tensor, key: Tensor) -> Tensor:
+        whole = rows.stop is None or rows.stop - (rows.start or 0) == query.shape[2]
+        return _wide(heads.scorer(query, key) if whole else heads.scorer(query[:, :, rows], key, rows))
+
+    before = scores(heads.query, heads.key)
+    pattern, first, without_first, by_key = key_changes(before, scores(heads.query, heads.other_key))
+    by_query = scores(heads.other_query, heads.key).softmax(-1) - pattern
     return Changes(pattern, by_query, by_key, first, without_first)
 
 
@@ -87,7 +128,7 @@ def key_changes(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor, Tensor, 
 def effects(heads: Heads, found: Changes, gradient: Tensor) -> tuple[Tensor, Tensor]:
     """Estimated effects of each query `[batch, position, head]` and each key `[batch, position, kv_head]`.
 
-    `gradient` is ∂metric/∂z, `[batch, position, head, d_head]`.
+    `gradient` is ∂metric/∂z, `[batch, position, head, d_head]`, at the queries of `found`.
     """
     groups = gradient.shape[2] // heads.value.shape[1]
     kind = found.pattern.dtype
