@@ -28,6 +28,7 @@ from tracing.circuits.edge_batches import (
     Work,
 )
 from tracing.circuits.exact import Pairs, tokenized
+from tracing.circuits.gradients import BLIND
 from tracing.circuits.readout import Answer, check_answer, float_kind
 from tracing.circuits.runs import Writes
 from tracing.engines.allocation import device_bytes, free, is_out_of_memory
@@ -265,6 +266,12 @@ class _Run:
         self.corrupted.append(found.corrupted)
         self.gradient = self.gradient or found.gradient
 
+    def _blind(self) -> bool:
+        """Whether gradients were zero, or so small that they are rounding errors."""
+        whole = (torch.cat(self.clean) - torch.cat(self.corrupted)).abs().double().mean()
+        total = self.sums.abs().sum() / self.pairs_done
+        return not self.gradient or 0 < float(total) <= BLIND * float(whole)
+
     def scores(self) -> EdgeScores:
         """The mean over the pairs so far."""
         work, options = self.work, self.work.options
@@ -284,7 +291,7 @@ class _Run:
             "corrupted": float(torch.cat(self.corrupted).double().mean()),
             "dtype": str(work.model.dtype).removeprefix("torch."),
             "edges": work.layout.n_edges,
-            "warnings": [] if self.gradient else [_no_gradient(work)],
+            "warnings": [_no_gradient(work)] if self._blind() else [],
         }
         return EdgeScores(
             name="edges",
@@ -306,8 +313,9 @@ def _array(values: Tensor, kind: Any) -> NDArray[Any]:
 
 def _no_gradient(work: Work) -> str:
     return (
-        f"The gradient of {work.metric.facts.name} is zero wherever it was taken, so every score is zero: the metric "
-        "is at a minimum (as a divergence from that very run is) or saturated. Use logit_diff, or integrate."
+        f"The gradient of {work.metric.facts.name} is zero wherever it was taken, so every score is zero or a "
+        "rounding error: the metric is at a minimum (as a divergence from that very run is) or saturated. Use "
+        "logit_diff, or integrate."
     )
 
 

@@ -291,6 +291,15 @@ def base_metric(made: Task, part: Part) -> NDArray[Any]:
 
 
 @torch.inference_mode()
+def other_metric(made: Task, part: Part) -> NDArray[Any]:
+    """The metric of the pair's other prompt, `[pair]`."""
+    found: NDArray[Any] = metric_of(
+        made.model, made.metric, part, part.other_final[None], made.answer, "the pair's other prompt"
+    )[0]
+    return found
+
+
+@torch.inference_mode()
 def _edges(made: Task, deltas: Deltas, start: int, edges: Sequence[tuple[int, int]]) -> NDArray[Any]:
     edit = EdgesEdit(deltas, edges)
     return _walked(made, deltas.part, start, len(edges), edit)

@@ -7,7 +7,7 @@ Source: Nanda 2023, attribution patching; Kramár et al. 2024 (arXiv 2403.00745)
 """
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
@@ -20,6 +20,11 @@ from tracing.engines.hooks import first_argument, hooks, main_output, with_main_
 
 if TYPE_CHECKING:
     from tracing.circuits.exact import Task
+
+BLIND: Final = 1e-4
+"""A gradient sees nothing where all attributions together are below this share of what the whole prompt changes.
+
+At a metric's minimum (a divergence from the run itself) rounding leaves about 1e-6 in float32, never exactly zero."""
 
 
 def node_attribution(made: "Task", part: Part) -> tuple[NDArray[Any], NDArray[Any]]:

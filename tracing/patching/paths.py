@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tracing.circuits.edits import Deltas
-from tracing.circuits.exact import Pairs, Task, base_metric, in_batches, task
+from tracing.circuits.exact import Pairs, Task, base_metric, in_batches, other_metric, task
 from tracing.circuits.kept import kept_parts
 from tracing.circuits.readout import Answer, metric_of
 from tracing.circuits.runs import Ablation, Direction, Part
@@ -139,7 +139,7 @@ def prepare_paths(
     base, other = (np.zeros(len(made.pairs)) for _ in range(2))
     for part in runs:
         base[list(part.numbers)] = base_metric(made, part)
-        other[list(part.numbers)] = _other_metric(made, part)
+        other[list(part.numbers)] = other_metric(made, part)
     columns = sender_columns(made.layout, chosen)
     panel = path_panel(
         made.layout, columns, made.metric.facts, {
@@ -308,14 +308,6 @@ class _Through:
 def _plus(output: Any, change: Tensor) -> Any:
     value = main_output(output)
     return with_main_output(output, value + change.reshape(value.shape))
-
-
-@torch.inference_mode()
-def _other_metric(made: Task, part: Part) -> NDArray[Any]:
-    found: NDArray[Any] = metric_of(
-        made.model, made.metric, part, part.other_final[None], made.answer, "the pair's other prompt"
-    )[0]
-    return found
 
 
 def _senders(made: Task, names: Sequence[str] | None) -> tuple[int, ...]:

@@ -93,6 +93,26 @@ def test_a_metric_that_nothing_changes_is_called_so() -> None:
     assert found.check("gradient").value == 1.0
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_a_divergence_from_the_run_itself_is_called_blind_in_every_precision(dtype: torch.dtype) -> None:
+    model = language_model("gpt2", dtype)
+    scores = edge_attribution(model, pairs(3), "kl_divergence")
+    found = certify(model, pairs(3), "kl_divergence", scores, sample=8)
+    assert (found.check("gradient").value, found.check("gradient").passed) == (1.0, False)
+    assert certify(model, pairs(3), "prob", scores, sample=8).check("gradient").value == 0.0
+
+
+def test_scores_that_are_no_numbers_or_of_other_edges_are_refused() -> None:
+    model = language_model("gpt2")
+    scores = scores_of(model, 2)
+    for wrong in (
+        replace(scores, scores=np.where(scores.real, np.nan, 0.0)),
+        replace(scores, real=np.ones_like(scores.real)),
+    ):
+        with pytest.raises(SpecError, match="leave nothing to check"):
+            certify(model, pairs(2), "logit_diff", wrong)
+
+
 def test_the_sample_has_the_largest_scores_and_edges_of_every_size() -> None:
     scores = scores_of(language_model("gpt2", torch.float64))
     size = np.abs(scores.scores[scores.real])
