@@ -1,8 +1,9 @@
 """How long runs take: measured once a worker, model and precision, then learned from the runs that finish.
 
 `calibrate` times the model a worker has just loaded (`tracing.experiments.calibration`), `learn` compares a finished
-run with what it should have taken, `of_plan` and `of_run` answer previews, the queue and a run's own progress. Where a
-worker never had the model, its rate over its last runs must do (`basis` "rate" instead of "measured").
+run with what it should have taken, `of_plan` and `of_run` answer previews, the queue and a run's own progress. An
+estimate's `basis` is "run" where an earlier run of the method on that worker and model corrects it, "model" where only
+the model's speed is known, and "rate" where the worker never had the model: then its last runs' rate must do.
 """
 
 import uuid
@@ -22,7 +23,7 @@ from interp_app.core.canonical import sha256_of
 from interp_app.core.visibility import VisibleQuerySet
 from interp_app.runs.models import Calibration, Run, Worker
 from tracing.experiments import calibration
-from tracing.experiments.calibration import Habit, Rates
+from tracing.experiments.calibration import FIXED_SECONDS, Habit, Rates
 from tracing.experiments.registry import Cost
 
 if TYPE_CHECKING:
@@ -32,7 +33,11 @@ log = structlog.get_logger(__name__)
 
 MIN_MEASURED_SECONDS: Final = 0.02
 WORKERS_ASKED: Final = 50
+STORING_SECONDS: Final = 0.02
+"""What a worker adds to a method's own time, until a run has told: its events and results are written."""
 DEFAULT_DTYPE: Final = "float32"
+BASES: Final = ("run", "model", "rate")
+"""What an estimate is told from, the best first."""
 Key = tuple[uuid.UUID, uuid.UUID, str]
 
 
@@ -41,7 +46,7 @@ class Estimate:
     """Seconds of computing, and what they were told from."""
 
     seconds: float
-    basis: Literal["measured", "rate"]
+    basis: Literal["run", "model", "rate"]
 
 
 def calibrate(worker: Worker, source: ModelSource, dtype: str, model: "LanguageModel") -> None:
@@ -97,8 +102,9 @@ def of_plan(method: str, model: ModelSource, spec: Mapping[str, Any], cost: Cost
         for worker in able
         if (estimate := _estimate(worker, known, method, model.pk, spec, cost.flops, cost.launches))
     ]
-    # A worker that has measured this model knows better than any number of rates.
-    best = [one for one in found if one.basis == "measured"] or found
+    # A worker that has run this method on this model knows better than any number that have not.
+    bases = [one.basis for one in found]
+    best = [one for one in found if one.basis == min(bases, key=BASES.index)]
     return Estimate(median(one.seconds for one in best), best[0].basis) if best else None
 
 
@@ -141,7 +147,8 @@ def _estimate(
 ) -> Estimate | None:
     row = known.get((worker.pk, model, _dtype(spec)))
     if row is not None:
-        return Estimate(_habit(row, method).seconds(_rates(row).seconds(flops, launches)), "measured")
+        habit = _habit(row, method)
+        return Estimate(habit.seconds(_rates(row).seconds(flops, launches)), "run" if habit.runs else "model")
     return Estimate(flops / worker.flops_per_second, "rate") if worker.flops_per_second else None
 
 
@@ -150,7 +157,7 @@ def _rates(row: Calibration) -> Rates:
 
 
 def _habit(row: Calibration, method: str) -> Habit:
-    return Habit(**row.habits.get(method, {}))
+    return Habit(**row.habits.get(method, {"fixed": FIXED_SECONDS + STORING_SECONDS}))
 
 
 def _dtype(spec: Mapping[str, Any]) -> str:

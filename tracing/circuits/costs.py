@@ -10,6 +10,9 @@ from tracing.families import ModelFacts
 CPU_BYTES: Final = 2**29
 """About how much the activations of a batch may take on the CPU, where larger batches are no faster."""
 
+EXACT_TOKENS: Final = 4096
+"""Tokens of one batch of patched edges on the CPU (`tracing.circuits.exact.TOKENS`)."""
+
 
 def graph_numbers(facts: ModelFacts) -> int:
     """About how many numbers a token's forward keeps for its backward: norms, projections, the MLP's hidden tensors."""
@@ -33,6 +36,18 @@ def runs(layout: Layout, method: str, steps: int, *, ends: bool) -> tuple[int, i
         return 2 + steps - ends, steps
     groups = 2 * layout.n_layers + 1 if method == "eap-ig-activations" else 1
     return 2 + groups * steps, groups * steps
+
+
+def exact_runs(facts: ModelFacts, lengths: Sequence[int], edges: int) -> tuple[float, int]:
+    """Forwards of every pair and executions of a block that a sample of `edges` takes, patched one at a time.
+
+    An edge runs from its reader's block on: half of them, on the whole. Edges with the same first block run together.
+    """
+    runs = 0
+    for length in set(lengths):
+        rows = max(1, EXACT_TOKENS // (length * lengths.count(length)))
+        runs += max(min(edges, facts.n_layers), ceil(edges / rows))
+    return edges / 2, ceil(runs * (facts.n_layers + 1) / 2)
 
 
 def contraction_flops(layout: Layout, facts: ModelFacts) -> float:

@@ -14,12 +14,13 @@ from tracing.errors import PromptError, SiteError, Stopped
 from tracing.events import Event, Log, PanelOpened, Progress, Tile
 from tracing.experiments.activation_patching_help import HELP
 from tracing.experiments.registry import Cost, Method, MethodSpec, ModelFacts, PromptFacts, RunContext, register
+from tracing.experiments.watching import guessed
 from tracing.families.facts import sites_of_family
 from tracing.metric_facts import metric_facts
 from tracing.patching.cells import AXES, SITES, cells_of
 from tracing.patching.footprint import ITEM_BYTES, kept_bytes
 from tracing.patching.packing import Region, make_plan
-from tracing.patching.plan import Lengths, Plan
+from tracing.patching.plan import Plan
 from tracing.patching.sources import Interchange, Mean, Noise, Resample, Source, Zero
 from tracing.prompts import PromptPair, require_for_metric
 
@@ -189,19 +190,9 @@ class ActivationPatchingSpec(MethodSpec):
 
 def plan_of(spec: ActivationPatchingSpec, model: ModelFacts, prompts: PromptFacts) -> Plan:
     """The plan of a sweep from sizes alone, as the run will make it from the tokens."""
-    firsts = prompts.first_differences or (0,) * prompts.pairs
-    # Where spans lie is not known before the prompts are tokenised: two of them, halfway and at the end, stand for all.
-    guess = (("a", 0, 1), ("b", -1, 0)) if "span" in spec.axes else ()
     return make_plan(
         model,
-        [
-            Lengths(
-                length,
-                tuple(t >= first for t in range(length)),
-                spans=tuple((name, (place % length), place % length + 1) for name, place, _ in guess),
-            )
-            for length, first in zip(prompts.lengths, firsts, strict=True)
-        ],
+        guessed(prompts, spans="span" in spec.axes),
         sites=spec.sites,
         over=spec.axes,
         layers=spec.layers or None,

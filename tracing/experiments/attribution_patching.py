@@ -4,7 +4,6 @@ Sources: Nanda 2023, "Attribution patching"; Kramár et al. 2024 (arXiv 2403.007
 """
 
 from collections.abc import Iterator, Sequence
-from math import ceil
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
@@ -12,9 +11,13 @@ from pydantic import Field, model_validator
 from tracing.errors import PromptError, SiteError, SpecError, Stopped
 from tracing.events import Event, Log, PanelOpened, Progress
 from tracing.experiments.registry import Cost, Method, MethodSpec, ModelFacts, PromptFacts, RunContext, register
-from tracing.experiments.watching import DType, MetricName, call_text, passes, tile_of
+from tracing.experiments.watching import BACKWARD, DType, MetricName, call_text, guessed, passes, tile_of
 from tracing.families.facts import sites_of_family
+from tracing.metric_facts import metric_facts
+from tracing.patching.attribution_memory import batches
 from tracing.patching.cells import AXES, SITES, cells_of, count_units, require_sites
+from tracing.patching.footprint import ITEM_BYTES
+from tracing.patching.packing import make_plan
 from tracing.prompts import PromptPair, require_for_metric
 
 if TYPE_CHECKING:
@@ -30,8 +33,10 @@ Over = Literal[
     "example_layer", "example_layer_position", "example_layer_head",
 ]  # fmt: skip
 ADVANCED: Final[dict[str, Any]] = {"advanced": True}
-TOKENS_A_BATCH: Final = 4096
 FIXED: Final = ("q", "k")
+CELL: Final = 1e6
+"""What planning, known values and labels take of a cell and pair in the certificate's sweep, in FLOPs of a matrix
+product: about 25 microseconds on one core."""
 
 HELP = """\
 How much would the metric change if one activation were put into the other run? Activation patching runs the model to
@@ -192,7 +197,7 @@ class AttributionPatchingSpec(MethodSpec):
 
 
 def cost(spec: AttributionPatchingSpec, model: ModelFacts, prompts: PromptFacts) -> Cost:
-    """Two forwards and a backward (L backwards with GradDrop; one counts as two forwards) of each pair, and the check.
+    """Two forwards and a backward (L backwards with GradDrop) of each pair, and the certificate's sweeps.
 
     `naive_flops` are one full forward a cell: what exact patching takes without a plan.
     """
@@ -201,17 +206,40 @@ def cost(spec: AttributionPatchingSpec, model: ModelFacts, prompts: PromptFacts)
     one = passes(model, lengths)
     backwards = model.n_layers if spec.grad_drop else 1
     cells = sum(_cells(spec, site, model, prompts) for site in spec.sites)
-    checked = (
-        min(spec.check, cells) * len(spec.sites) / max(1, prompts.pairs) * min(spec.check_pairs_at_most, prompts.pairs)
-    )
-    batches = sum(ceil(lengths.count(length) * length / TOKENS_A_BATCH) for length in set(lengths))
-    flops = one.flops * (2 + 2 * backwards) + one.flops * checked / 2
-    launches = model.n_layers * ceil(batches * (2 + 2 * backwards) + (len(spec.sites) * 4 if spec.check else 0))
+    count, largest = batches(
+        model, lengths, spec.sites, ITEM_BYTES[spec.dtype], spec.batch_pairs, qk_fix=spec.qk_fix,
+        neurons="neuron" in spec.axes,
+    )  # fmt: skip
+    checked, launches = _check(spec, model, prompts)
+    flops = one.flops * (2 + BACKWARD * backwards) + checked
+    launches += model.n_layers * count * (2 + backwards)
     scores = 8 * prompts.pairs * cells
-    tokens = min(sum(lengths), TOKENS_A_BATCH)
-    graph = tokens * model.n_layers * 4 * (len(spec.sites) * model.d_model + 16 * model.d_model + 4 * model.d_mlp)
-    return Cost(cells=cells, flops=flops, naive_flops=max(flops, one.flops * (cells + 2)), bytes=scores + graph,
+    return Cost(cells=cells, flops=flops, naive_flops=max(flops, one.flops * (cells + 2)), bytes=scores + largest,
                 launches=launches)  # fmt: skip
+
+
+def _check(spec: AttributionPatchingSpec, model: ModelFacts, prompts: PromptFacts) -> tuple[float, int]:
+    """FLOPs and launches of the certificate: a sweep a site, its baselines whole and of its tiles a share."""
+    if not spec.check or "example" in spec.axes or not prompts.pairs:
+        return 0.0, 0
+    flops, launches = 0.0, 0
+    first = prompts.first_differences or (0,) * prompts.pairs
+    sample = PromptFacts(prompts.lengths[: spec.check_pairs_at_most], first[: spec.check_pairs_at_most])
+    for site in spec.sites:
+        try:
+            plan = make_plan(
+                model, guessed(sample, spans="span" in spec.axes), sites=[site], over=spec.axes,
+                layers=spec.layers or None, source=spec.source, from_end=spec.positions == "end",
+                targets_only=metric_facts(spec.metric).targets_only,
+            )  # fmt: skip
+        except SiteError:  # a site that sweeps do not patch is not checked
+            continue
+        # Whole tiles are drawn until there are enough cells: about half a tile more than asked for.
+        share = min(1.0, (spec.check + plan.cells / max(1, len(plan.tiles)) / 2) / max(1, plan.cells))
+        flops += plan.baseline_flops + share * (plan.flops - plan.baseline_flops)
+        flops += CELL * plan.cells * sample.pairs
+        launches += plan.block_runs
+    return flops, launches
 
 
 def _cells(spec: AttributionPatchingSpec, site: str, model: ModelFacts, prompts: PromptFacts) -> int:

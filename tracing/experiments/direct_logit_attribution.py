@@ -5,6 +5,7 @@ the run's own. Source: Elhage et al. 2021 ("A mathematical framework for transfo
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -83,10 +84,14 @@ class DirectLogitAttributionSpec(MethodSpec):
 
 
 def cost(spec: DirectLogitAttributionSpec, model: ModelFacts, prompts: PromptFacts) -> Cost:
-    """One forward a prompt of both runs; the shares themselves cost next to nothing."""
+    """One forward a prompt of both runs; the shares of components and heads cost next to nothing.
+
+    For those of neurons, each layer's down projection is read in float64: about two blocks' weights once more.
+    """
     columns = {"head": model.n_heads, "component": len(_sublayers(model)), "neuron": 0}[spec.by]
     one = passes(model, list(prompts.lengths), cells=columns * model.n_layers)
-    return added(one, passes(model, list(prompts.lengths)))
+    found = added(one, passes(model, list(prompts.lengths)))
+    return replace(found, launches=3 * found.launches) if spec.by == "neuron" else found
 
 
 def _sublayers(model: ModelFacts) -> list[str]:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 from pydantic import Field
 
-from tracing.circuits.costs import batches, contraction_flops, graph_numbers, runs
+from tracing.circuits.costs import batches, contraction_flops, exact_runs, graph_numbers, runs
 from tracing.circuits.layout import Layout
 from tracing.errors import PromptError, Stopped
 from tracing.events import Axis, Event, Log, Panel, PanelOpened, Progress, Quantity, Tick, Tile
 from tracing.experiments.registry import Cost, Method, MethodSpec, ModelFacts, PromptFacts, RunContext, register
-from tracing.experiments.watching import DType, call_text, passes
+from tracing.experiments.watching import BACKWARD, DType, call_text, passes
 from tracing.families import adapter_of
 from tracing.patching.footprint import ITEM_BYTES
 from tracing.prompts import PromptPair, require_for_metric
@@ -141,7 +141,7 @@ def layout_of(facts: ModelFacts) -> Layout:
 
 
 def cost(spec: EdgeAttributionSpec, model: ModelFacts, prompts: PromptFacts) -> Cost:
-    """The runs of every pair (a backward counts as two forwards), the contraction, and the certificate's patches.
+    """The runs of every pair, the contraction, and the certificate's patches.
 
     `naive_flops` are one forward an edge: exact patching without a plan.
     """
@@ -151,9 +151,13 @@ def cost(spec: EdgeAttributionSpec, model: ModelFacts, prompts: PromptFacts) -> 
     ends = spec.rule != "midpoint" and spec.source == "interchange"
     forwards, backwards = runs(layout, spec.method, spec.steps, ends=ends)
     contractions = {"eap-ig-activations": 2 * model.n_layers + 1, "ig-mask": spec.steps}.get(spec.method, 1)
-    # A checked edge runs from its reader on: half the blocks, on the whole. Two more runs for its sums.
-    checked = spec.check / 2 + 4 if spec.check > 1 else 0
-    flops = one * (forwards + 2 * backwards + checked) + contractions * contraction_flops(layout, model) * tokens
+    checked, blocks = 0.0, 0
+    if spec.check > 1:
+        checked, blocks = exact_runs(model, lengths, spec.check)
+        # Both runs again, and a forward with its backward for the certificate's sums.
+        checked, blocks = checked + 3 + BACKWARD, blocks + 5 * model.n_layers * len(set(lengths))
+    # In each layer, a backward meets the contraction of that layer's readers: as much overhead again.
+    flops = one * (forwards + BACKWARD * backwards + checked) + contractions * contraction_flops(layout, model) * tokens
     count = batches(model, lengths, size, spec.batch_pairs)
     spans = {"none": 0, "named": 4, "position": prompts.max_length}[spec.spans]
     cells = len(layout.sources) * len(layout.readers)
@@ -163,7 +167,7 @@ def cost(spec: EdgeAttributionSpec, model: ModelFacts, prompts: PromptFacts) -> 
         flops=flops,
         naive_flops=max(flops, one * layout.n_edges),
         bytes=held * graph_numbers(model) * size + 8 * cells * (1 + spans),
-        launches=round(model.n_layers * (count * (forwards + 2 * backwards) + checked)),
+        launches=model.n_layers * count * (forwards + 2 * backwards) + blocks,
     )
 
 

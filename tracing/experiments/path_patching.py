@@ -15,6 +15,7 @@ from tracing.events import Event, Log, PanelOpened, Progress, Tile
 from tracing.experiments.registry import Cost, Method, MethodSpec, ModelFacts, PromptFacts, RunContext, register
 from tracing.experiments.watching import DType, MetricName, call_text
 from tracing.families.registry import adapter_of
+from tracing.metric_facts import metric_facts
 from tracing.patching.footprint import ITEM_BYTES
 from tracing.patching.path_costs import path_cost
 from tracing.prompts import PromptPair, require_for_metric
@@ -125,12 +126,23 @@ def senders_of(spec: PathPatchingSpec, layout: Layout) -> list[str]:
 
 
 def cost(spec: PathPatchingSpec, model: ModelFacts, prompts: PromptFacts) -> Cost:
-    """Cells of the map, FLOPs of the blocks that run for them and of two whole forwards a cell, kept bytes."""
+    """Cells of the map, FLOPs of the blocks that run for them and of two whole forwards a cell, kept bytes.
+
+    Raises `SpecError` for a position that not every prompt has. Edges are those of the family's usual layout.
+    """
+    shortest = min(prompts.lengths)
+    if any(not -shortest <= position < shortest for position in spec.positions):
+        raise SpecError(
+            f"The positions {list(spec.positions)} are not all in every prompt: the shortest prompt has {shortest} "
+            "tokens.",
+            remedy=f"Use {-shortest} to {shortest - 1}; negative ones count from the end.",
+        )
     layout = Layout.of(model, adapter_of(model.family))
     found = path_cost(
         model, layout, [layout.source_index(name) for name in senders_of(spec, layout)],
         [layout.reader_index(name) for name in spec.receivers], prompts.lengths,
         live=spec.mlps == "live", batch=spec.batch_rows,
+        targets_only=metric_facts(spec.metric).targets_only,
     )  # fmt: skip
     columns = {"heads": model.n_heads, "mlps": 1, "heads and mlps": model.n_heads + 1}[spec.senders]
     return Cost(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from tracing.errors import SpecError
 from tracing.experiments.events import Event, Tile
@@ -27,7 +27,7 @@ class MethodSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, le=2**53 - 1)  # what a browser's numbers hold exactly
 
     def check_model(self, facts: ModelFacts) -> None:
         """Raise `SpecError` or `SiteError` where this spec cannot run on that model. Called before queueing."""
@@ -59,7 +59,7 @@ class Cost:
 
     `cells` counts those of all the panels that the run opens, 0 when it opens none. `bytes` is the memory it holds
     from its first cell to its last, beside the model; 0 where that is next to nothing. `launches` is how many times
-    one transformer block is executed (a backward through it counts 2): what small models spend their time on.
+    one transformer block is executed (a backward through it is one more): what small models spend their time on.
     """
 
     cells: int

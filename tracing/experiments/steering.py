@@ -5,7 +5,8 @@ v = mean h(clean) − mean h(corrupted); h ← h + scale · v while the model wr
 """
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Literal, Self
+from math import ceil
+from typing import TYPE_CHECKING, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -18,6 +19,9 @@ from tracing.prompts import PromptPair, require_for_metric
 
 if TYPE_CHECKING:
     from tracing.models import LanguageModel
+
+WRITTEN: Final = 0.7
+"""Of the new tokens a text may have, those it is expected to: between half and all of them, off by √2 either way."""
 
 HELP = """\
 The vector is what separates the clean prompts from the corrupted ones at one layer:
@@ -113,13 +117,17 @@ class SteeringSpec(MethodSpec):
 
 
 def cost(spec: SteeringSpec, model: ModelFacts, prompts: PromptFacts) -> Cost:
-    """Forwards of both sets, one a scale of the judged prompts, and the generated tokens."""
+    """Forwards of both sets, one a scale of the judged prompts, and the generated tokens.
+
+    Where a text ends is not known: it counts as `WRITTEN` of the tokens it may have.
+    """
+    tokens = ceil(WRITTEN * spec.max_new_tokens)
     lengths, texts = list(prompts.lengths), list(prompts.lengths[: spec.texts])
     judged = passes(model, lengths * (spec.scales + 1), extra=unembedding(model, prompts.pairs * (spec.scales + 1)))
     found = added(passes(model, lengths * 2), judged)
-    written = passes(model, [length + spec.max_new_tokens for length in texts] * spec.scales)
+    written = passes(model, [length + tokens for length in texts] * spec.scales)
     written = Cost(0, written.flops, written.naive_flops, 0, 0)
-    launches = len(set(texts)) * spec.scales * spec.max_new_tokens * model.n_layers
+    launches = len(set(texts)) * spec.scales * tokens * model.n_layers
     found = added(found, written)
     return Cost(0, found.flops, found.naive_flops, found.bytes, found.launches + launches)
 

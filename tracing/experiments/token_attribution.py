@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from tracing.errors import Stopped
 from tracing.events import Event, Log, Progress
 from tracing.experiments.registry import Cost, Method, MethodSpec, ModelFacts, PromptFacts, RunContext, register
-from tracing.experiments.watching import DType, MetricName, call_text, passes
+from tracing.experiments.watching import BACKWARD, DType, MetricName, call_text, passes
 from tracing.prompts import PromptPair, require_for_metric
 
 if TYPE_CHECKING:
@@ -105,12 +105,12 @@ class TokenAttributionSpec(MethodSpec):
 
 
 def cost(spec: TokenAttributionSpec, model: ModelFacts, prompts: PromptFacts) -> Cost:
-    """A forward and a backward (two forwards) of each prompt for each point, and two forwards for the ends."""
+    """A forward and a backward of each prompt for each point, and two forwards for the ends."""
     points = spec.steps if spec.method == "integrated_gradients" else 1
     gradients, ends = points + sum(spec.points), 2 * (1 + len(spec.points))
     one, many = passes(model, prompts.lengths), passes(model, [*prompts.lengths] * gradients)
-    flops = many.flops * 3 + one.flops * ends
-    return Cost(cells=0, flops=flops, naive_flops=flops, launches=3 * many.launches + ends * one.launches)
+    flops = many.flops * (1 + BACKWARD) + one.flops * ends
+    return Cost(cells=0, flops=flops, naive_flops=flops, launches=2 * many.launches + ends * one.launches)
 
 
 def options(spec: TokenAttributionSpec) -> dict[str, Any]:

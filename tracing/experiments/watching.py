@@ -10,6 +10,7 @@ from tracing.errors import SiteError, Stopped
 from tracing.events import Event, PanelOpened, Progress, Tile
 from tracing.experiments.registry import Cost, ModelFacts, PromptFacts
 from tracing.families.facts import sites_of_family
+from tracing.patching.plan import Lengths
 
 if TYPE_CHECKING:
     from tracing.lenses.steps import Steps
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 DType = Literal["float32", "float64", "bfloat16"]
 MetricName = Literal["logit_diff", "logit", "prob", "prob_diff", "log_prob", "rank", "kl_divergence", "accuracy"]
 TOKENS_A_BATCH: Final = 8192
+BACKWARD: Final = 1
+"""FLOPs of a backward in forwards: weights are frozen, so only the gradients of activations are products."""
 
 
 def follow(steps: "Steps[Any]") -> Generator[Event, None, Any]:
@@ -56,6 +59,22 @@ def passes(model: ModelFacts, lengths: Sequence[int], *, cells: int = 0, extra: 
     groups = {length: lengths.count(length) for length in set(lengths)}
     batches = sum(ceil(count * length / TOKENS_A_BATCH) for length, count in groups.items())
     return Cost(cells=cells, flops=flops, naive_flops=flops, bytes=size, launches=batches * model.n_layers)
+
+
+def guessed(prompts: PromptFacts, *, spans: bool) -> list[Lengths]:
+    """Pairs as the planner takes them, from sizes alone.
+
+    Where spans lie is not known before the prompts are tokenised: two of them, at both ends, stand for all.
+    """
+    firsts = prompts.first_differences or (0,) * prompts.pairs
+    return [
+        Lengths(
+            length,
+            tuple(t >= first for t in range(length)),
+            spans=(("a", 0, 1), ("b", length - 1, length)) if spans else (),
+        )
+        for length, first in zip(prompts.lengths, firsts, strict=True)
+    ]
 
 
 def added(one: Cost, other: Cost) -> Cost:

@@ -35,9 +35,14 @@ def path_cost(
     *,
     live: bool,
     batch: int | None = None,
+    targets_only: bool = False,
 ) -> PathCost:
-    """The cost for pairs of these lengths: both baselines, then each sender's second and third pass."""
+    """The cost for pairs of these lengths: both baselines, then each sender's second and third pass.
+
+    `targets_only`: the metric reads the answers' and foils' logits alone, so that those of a sender cost nothing.
+    """
     block = BlockFlops.of(facts)
+    unembed = 0.0 if targets_only else block.unembed
     layers = facts.n_layers
     targets = [layout.reader_places[reader].layer for reader in receivers]
     start, last = min(targets), min(max(targets), layers - 1)
@@ -52,7 +57,7 @@ def path_cost(
         launches += 2 * layers
         for layer, count in by_layer.items():
             through = last - layer + 1 if live else 0
-            flops += pairs * count * ((through + layers - start) * length * token + block.unembed)
+            flops += pairs * count * ((through + layers - start) * length * token + unembed)
             rows = batch or max(1, TOKENS // (length * pairs))
             launches += ceil(count / rows) * (through + layers - start)
     tokens = sum(lengths)

@@ -267,9 +267,10 @@ class PreviewSerializer(serializers.Serializer):
     naive_flops = serializers.FloatField(help_text="With one full forward pass a cell.")
     seconds = serializers.FloatField(allow_null=True, help_text="Computing time; null where no worker was measured.")
     seconds_basis = serializers.ChoiceField(
-        choices=["measured", "rate"],
+        choices=["run", "model", "rate"],
         allow_null=True,
-        help_text="Where `seconds` comes from: timings of this model, or the rate of workers over other runs.",
+        help_text="Where `seconds` comes from: an earlier run of this method on this model, the speed of the model "
+        "alone, or the rate of workers over other runs.",
     )
     calibrated = serializers.BooleanField(help_text="`seconds` is known.")
     queue = PreviewQueueSerializer()

@@ -9,13 +9,14 @@ from interp_app.runs.estimates import Estimate
 from interp_app.runs.models import Calibration, Run, Status
 from interp_app.runs.warm_models import WarmModels
 from tests.factories import RunFactory, WorkerFactory
-from tracing.experiments.calibration import FIXED_SECONDS
+from tracing.experiments.calibration import FIXED_SECONDS as OWN
 from tracing.experiments.registry import Cost
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 COST = Cost(cells=10, flops=1000.0, naive_flops=5000.0, launches=4)
 SPEC = {"dtype": "float32"}
+FIXED_SECONDS = OWN + estimates.STORING_SECONDS
 
 
 def calibrated(worker, model, **changes) -> Calibration:
@@ -44,8 +45,20 @@ def test_a_worker_that_never_had_the_model_is_judged_by_its_rate(model):
 def test_timings_of_the_model_count_flops_and_launches_and_come_before_rates(model):
     calibrated(WorkerFactory(models_available=["tiny"]), model)
     WorkerFactory(models_available=["tiny"], flops_per_second=1.0)
-    assert of_plan(model) == Estimate(12.0 + FIXED_SECONDS, "measured")
+    assert of_plan(model) == Estimate(12.0 + FIXED_SECONDS, "model")
     assert of_plan(model, {"dtype": "float64"}) == Estimate(1000.0, "rate")
+
+
+def test_a_preview_says_whether_an_earlier_run_or_only_the_models_speed_told_it(model, prompts):
+    ran, other = WorkerFactory(models_available=["tiny"]), WorkerFactory(models_available=["tiny"])
+    calibrated(ran, model)
+    calibrated(other, model, flops_per_second=1.0)
+    assert of_plan(model).basis == "model"
+    run = RunFactory(model=model, prompts=prompts, method="some_method", spec=SPEC, flops=1000.0, launches=4)
+    estimates.learn(ran, run, 24.0)
+    # The worker that has not run it says nothing beside the one that has.
+    assert of_plan(model) == Estimate(pytest.approx(24.0), "run")
+    assert estimates.of_plan("another", model, SPEC, COST).basis == "model"
 
 
 def test_a_finished_run_corrects_its_method_and_no_other(model, prompts):

@@ -111,7 +111,7 @@ def test_the_cost_of_maps_does_not_grow_with_their_cells() -> None:
     assert many.cells > 40 * few.cells
     assert many.flops == few.flops
     dropped = method.cost(method.spec(grad_drop=True, check=0), FACTS, PromptFacts((13,) * 8))
-    assert dropped.flops == pytest.approx(few.flops * (2 + 2 * 3) / (2 + 2))
+    assert dropped.flops == pytest.approx(few.flops * (2 + 3) / (2 + 1))
 
 
 # -- the certificate --------------------------------------------------------------------------------------------------

@@ -31,10 +31,18 @@ def test_long_runs_teach_the_factor_the_first_whole_and_later_ones_half():
     assert Habit().after(plain=1.0, real=1e9).factor == 50.0
 
 
-def test_a_short_run_teaches_what_is_fixed_and_promises_no_hours_for_a_long_one():
+def test_a_short_slow_run_teaches_what_is_fixed_and_promises_no_hours_for_a_long_one():
     habit = Habit().after(plain=0.01, real=0.71)
     assert habit.seconds(0.01) == pytest.approx(0.71)
-    assert habit.seconds(100.0) == pytest.approx(100.7)
+    assert habit.seconds(100.0) < 1.5 * 100.0 + 0.72
+
+
+def test_a_short_run_that_was_faster_than_told_lowers_the_whole_prediction():
+    told = Habit().seconds(0.1)
+    habit = Habit().after(plain=0.1, real=told / 4)
+    assert habit.seconds(0.1) == pytest.approx(told / 4)
+    assert habit.seconds(10.0) < 3.0
+    assert habit.runs == 1
 
 
 def test_measuring_a_model_takes_less_than_a_second(tiny_folder):
