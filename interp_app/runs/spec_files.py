@@ -32,10 +32,10 @@ REQUIRED: Final = ("method", "model", "prompts")
 def read(file: Path) -> dict[str, Any]:
     """The file's fields. Raises `ServiceError` `spec_file_invalid` that names the field, or the line, at fault."""
     try:
-        body = json.loads(file.read_text(encoding="utf-8"))
+        body = json.loads(file.read_text(encoding="utf-8-sig"), object_pairs_hook=_each_once)
     except OSError as error:
         raise _faulty(f"{file.name} cannot be read: {error.strerror or error}.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _faulty(f"{file.name} cannot be read: it is not JSON ({error}).") from error
     if not isinstance(body, dict):
         raise _faulty(f"{file.name} does not hold a JSON object.")
@@ -44,13 +44,48 @@ def read(file: Path) -> dict[str, Any]:
             raise _faulty(f"{file.name}: there is no field {name!r}.", f"Fields: {', '.join(FIELDS)}.")
         if not isinstance(value, FIELDS[name]):
             wanted = " or ".join(WORDS[kind] for kind in FIELDS[name])
-            raise _faulty(f"{file.name}: {name} must be {wanted}, not {json.dumps(value, ensure_ascii=False)[:60]}.")
+            raise _faulty(f"{file.name}: {name} must be {wanted}, not {json.dumps(value)[:60]}.")
+        if not _is_storable(value):
+            raise _faulty(f"{file.name}: {name} has a character that cannot be stored (a zero, or half of a pair).")
     missing = [name for name in REQUIRED if name not in body]
     if missing:
         raise _faulty(
             f"{file.name}: {missing[0]} is missing.", "`run_experiment --example METHOD` prints a file that has it."
         )
+    if any(not isinstance(tag, str) for tag in body.get("tags", [])):
+        raise _faulty(f"{file.name}: tags must be texts.")
+    _check_prompts(file, body["prompts"])
     return body
+
+
+def _check_prompts(file: Path, named: str | dict[str, Any]) -> None:
+    if isinstance(named, str):
+        return
+    words = {"slug": (str, "a text"), "id": (str, "a text"), "version": (int, "a whole number")}
+    for name, value in named.items():
+        if name not in words:
+            raise _faulty(f"{file.name}: prompts has no field {name!r}.", f"Fields: {', '.join(words)}.")
+        kind, word = words[name]
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise _faulty(f"{file.name}: prompts.{name} must be {word}, not {json.dumps(value)[:60]}.")
+    if "slug" not in named and "id" not in named:
+        raise _faulty(f"{file.name}: prompts names no slug and no id.")
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for number, (name, _) in enumerate(pairs) if name in dict(pairs[:number]))
+        raise ValueError(f"{twice!r} is there twice")
+    return found
+
+
+def _is_storable(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(_is_storable(one) for pair in value.items() for one in pair)
+    if isinstance(value, list):
+        return all(_is_storable(one) for one in value)
+    return not isinstance(value, str) or not any(one == "\0" or "\ud800" <= one <= "\udfff" for one in value)
 
 
 def choose(body: dict[str, Any], owner: User) -> tuple[ModelSource, PromptSetVersion]:

@@ -130,7 +130,7 @@ def cost(spec: PathPatchingSpec, model: ModelFacts, prompts: PromptFacts) -> Cos
 
     Raises `SpecError` for a position that not every prompt has. Edges are those of the family's usual layout.
     """
-    shortest = min(prompts.lengths)
+    shortest = min(prompts.lengths, default=0)
     if any(not -shortest <= position < shortest for position in spec.positions):
         raise SpecError(
             f"The positions {list(spec.positions)} are not all in every prompt: the shortest prompt has {shortest} "

@@ -124,9 +124,21 @@ def test_without_waiting_the_run_is_queued(model, drinks, member, tmp_path):
         ({"method": "magic"}, "no method named 'magic'"),
         ({"params": {"sites": ["nowhere"]}}, "do not fit Activation patching: sites"),
         ({"params": {"metricc": "kl"}}, "metricc: Extra inputs are not permitted"),
+        ({"params": {"seed": -1}}, "seed: Input should be greater than or equal to 0"),
+        ({"params": {"seed": 10**400}}, "seed: Input should be less than or equal to"),
         ({"tags": [f"tag {n}" for n in range(30)]}, "tags"),
+        ({"tags": [1]}, "tags must be texts"),
+        ({"title": "a\0"}, "title has a character that cannot be stored"),
+        ({"title": "\ud800"}, "title has a character that cannot be stored"),
+        ({"model": "a\0"}, "model has a character that cannot be stored"),
+        ({"prompts": {"slug": "a\0"}}, "prompts has a character that cannot be stored"),
+        ({"prompts": {"slug": "drinks", "version": "one"}}, 'prompts.version must be a whole number, not "one"'),
+        ({"prompts": {"slug": "drinks", "version": True}}, "prompts.version must be a whole number, not true"),
+        ({"prompts": {"slug": "drinks", "number": 1}}, "prompts has no field 'number'"),
+        ({"prompts": {"version": 1}}, "prompts names no slug and no id"),
+        ({"method": "path_patching", "params": {"positions": [13]}}, "the shortest prompt has 13 tokens"),
     ],
-    ids=lambda value: str(value)[:30],
+    ids=lambda value: ascii(value)[:60],
 )
 def test_a_faulty_file_is_a_sentence_that_names_the_field(model, drinks, member, tmp_path, changes, words):
     with pytest.raises(CommandError, match=words) as caught:
@@ -137,7 +149,14 @@ def test_a_faulty_file_is_a_sentence_that_names_the_field(model, drinks, member,
 
 @pytest.mark.django_db
 @pytest.mark.parametrize(
-    ("content", "words"), [("{", "it is not JSON.*line 1"), ("[]", "does not hold a JSON object")], ids=["cut", "list"]
+    ("content", "words"),
+    [
+        ("{", "it is not JSON.*line 1"),
+        ("[]", "does not hold a JSON object"),
+        ("[" * 100_000, "it is not JSON.*recursion"),
+        ('{"method": "a", "method": "b"}', "'method' is there twice"),
+    ],
+    ids=["cut", "list", "deep", "twice"],
 )
 def test_a_file_that_is_no_experiment_is_a_sentence(member, tmp_path, content, words):
     path = tmp_path / "spec.json"
