@@ -55,10 +55,12 @@ def batches(
     *,
     qk_fix: bool = False,
     neurons: bool = False,
-) -> int:
-    """How many batches pairs of these lengths make on the CPU; equal lengths run together."""
-    found = 0
+) -> tuple[int, int]:
+    """How many batches pairs of these lengths make on the CPU, and bytes of the largest; equal lengths run together."""
+    found = largest = 0
     for length in set(lengths):
-        numbers = pair_numbers(facts, length, sites, neurons=neurons, qk_fix=qk_fix)
-        found += ceil(lengths.count(length) / (batch or max(1, CPU_BYTES // (numbers * item_bytes))))
-    return found
+        one = pair_numbers(facts, length, sites, neurons=neurons, qk_fix=qk_fix) * item_bytes
+        count = lengths.count(length)
+        size = min(count, batch or max(1, CPU_BYTES // one))
+        found, largest = found + ceil(count / size), max(largest, size * one)
+    return found, largest

@@ -16,7 +16,7 @@ from tests.unit.tracing.patching.test_atp_star import ON_THE_INTERFACE
 from tracing.models import LanguageModel
 from tracing.patching import qk_fix
 from tracing.patching.attribution import attribution_patching
-from tracing.patching.attribution_memory import pair_numbers
+from tracing.patching.attribution_memory import batches, pair_numbers
 from tracing.prompts import TokenizedPair
 
 HEADS = ("layer", "head", "position")
@@ -116,6 +116,10 @@ def test_long_prompts_run_in_smaller_batches_and_numbers_stay_the_same(monkeypat
         sizes[length] = np.diff(done).tolist()
         together = attribution_patching(model, some, batch=count)
         np.testing.assert_allclose(planned.examples, together.examples, atol=1e-12)
+        monkeypatch.setattr("tracing.patching.attribution_memory.CPU_BYTES", 24 * 2**20)
+        count, largest = batches(model.facts, [length] * count, ("resid_pre",), 8)  # what a preview reads
+        assert count == len(sizes[length])
+        assert largest <= 24 * 2**20
     assert sizes[16] == [12]
     assert max(sizes[256]) == math.floor(24 * 2**20 / (8 * pair_numbers(model.facts, 256, ("resid_pre",)))) <= 3
 
