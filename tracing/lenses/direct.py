@@ -27,7 +27,7 @@ from tracing.events import Axis, Quantity, Tick
 from tracing.families.certificate import TOLERANCE
 from tracing.lenses.frozen import FrozenNorm
 from tracing.lenses.places import heads_axis, layers_axis
-from tracing.lenses.prompts import Batch, batches, pairs_of, position_in, prompts_of
+from tracing.lenses.prompts import Batch, batches, is_whole, pairs_of, position_in, prompts_of
 from tracing.lenses.readout import Readout
 from tracing.lenses.steps import Step, Steps, finish
 from tracing.lenses.writes import Part, parts_of, read_writes
@@ -143,8 +143,8 @@ def direct_steps(
             f"Contributions to {metric!r} do not add up: it is not linear in the logits.",
             remedy="Use logit_diff or logit.",
         )
-    if by not in ("component", "head", "neuron") or top < 1:
-        raise SpecError(f"by={by!r}, top={top} is no split.", remedy='Split by "component", "head" or "neuron".')
+    if by not in ("component", "head", "neuron") or not is_whole(top) or top < 1:
+        raise SpecError(f"by={by!r}, top={top!r} is no split.", remedy='Split by "component", "head" or "neuron".')
     readout = _readout(model)
     parts = parts_of(model, by)
     tokenized = pairs_of(model, pairs, needs_foil=metric if metric == "logit_diff" else "")

@@ -21,7 +21,7 @@ from tracing.errors import PromptError, SpecError
 from tracing.lenses.lens_run import LensRun
 from tracing.lenses.lens_run import LogitLens as LogitLens
 from tracing.lenses.places import Positions, chosen
-from tracing.lenses.prompts import Prompt, are_pairs, batches, pairs_of, position_in, prompts_of
+from tracing.lenses.prompts import Prompt, are_pairs, batches, is_whole, pairs_of, position_in, prompts_of
 from tracing.lenses.readout import checked
 from tracing.lenses.steps import Step, Steps, finish
 from tracing.lenses.tuned import TunedLens
@@ -102,11 +102,13 @@ def lens_steps(
     found = _looks(looks, measure, pairs)
     if lens is not None:
         lens.require_fits(model, site)
-    if not 0 <= top <= model.facts.vocab_size:
-        raise SpecError(f"top={top} is no number of tokens.", remedy=f"Give 0 to {model.facts.vocab_size}.")
+    if positions not in ("start", "end"):
+        raise SpecError(f"Positions cannot be counted from {positions!r}.", remedy='Use "start" or "end".')
+    if not is_whole(top) or not 0 <= top <= model.facts.vocab_size:
+        raise SpecError(f"top={top!r} is no number of tokens.", remedy=f"Give 0 to {model.facts.vocab_size}.")
     if at != "all":
         for prompt in read:
-            position_in(prompt, at if isinstance(at, int) else None, model)
+            position_in(prompt, None if at == "answer" else at, model)
     first = next(batches(read[:1], 1, model.device))
     readout, error = checked(model, first.inputs)
     rows, columns = len(wanted) + (site == "resid_pre"), 1 if at != "all" else max(prompt.length for prompt in read)

@@ -1,11 +1,11 @@
 """Axes of looks: layers, and positions of prompts of any lengths, lined up at their first or last token."""
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
 
 from tracing.errors import SpecError
 from tracing.events import Axis, Tick
-from tracing.lenses.prompts import Prompt
+from tracing.lenses.prompts import Prompt, is_whole
 
 Positions = Literal["start", "end"]
 
@@ -40,17 +40,18 @@ def shift(length: int, longest: int, positions: Positions) -> int:
     return longest - length if positions == "end" else 0
 
 
-def chosen(numbers: Sequence[int] | None, count: int, what: str) -> tuple[int, ...]:
-    """Layers or heads as numbers from 0; None means all, negative ones count from the end.
+def chosen(numbers: Any, count: int, what: str) -> tuple[int, ...]:
+    """Layers or heads (one or several) as numbers from 0; None means all, negative ones count from the end.
 
     Raises `SpecError` for one that does not exist, is named twice, or where there is none.
     """
     if numbers is None:
         return tuple(range(count))
-    found = tuple(number % count for number in numbers if -count <= number < count)
-    if len(found) < len(numbers) or len(set(found)) < len(found) or not found:
+    listed = list(numbers) if isinstance(numbers, Iterable) else [numbers]
+    found = tuple(int(one) % count for one in listed if is_whole(one) and -count <= one < count)
+    if len(found) < len(listed) or len(set(found)) < len(found) or not found:
         raise SpecError(
-            f"{what}s {list(numbers)} are not different {what}s of this model, which has {count}.",
+            f"{what}s {listed} are not different {what}s of this model, which has {count}.",
             remedy=f"Give some of 0 to {count - 1}, each once.",
         )
     return found

@@ -4,7 +4,7 @@ Prompts of one length run together, so every number is that of the prompt alone.
 prompt with its encoder and is looked at where its decoder starts: one position, the start token's.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
@@ -85,9 +85,11 @@ def are_pairs(prompts: Any) -> bool:
 def prompts_of(model: Pretrained, prompts: Any, *, run: str = "clean") -> tuple[Prompt, ...]:
     """Prompts as the model reads them: a text, texts, a row or rows of ids, pairs (their `run`), or pixels.
 
-    Raises `PromptError` where there are none, one is empty or longer than the model reads; `ModelError` for texts
-    without a tokenizer.
+    Raises `PromptError` where there are none, one is empty, longer than the model reads, or no row of its token ids;
+    `ModelError` for texts without a tokenizer; `SpecError` for another run.
     """
+    if run not in ("clean", "corrupted"):
+        raise SpecError(f"Pairs have no run {run!r}.", remedy='Use "clean" or "corrupted".')
     if are_pairs(prompts):
         pairs = pairs_of(model, prompts)
         return tuple(_of_pair(model, pair, run) for pair in pairs)
@@ -142,9 +144,9 @@ def position_in(prompt: Prompt, position: int | None, model: Pretrained) -> int:
     model. Raises `PromptError` for a position that the prompt does not have, or a prompt without its mask token.
     """
     if position is not None:
-        if not -prompt.length <= position < prompt.length:
+        if not is_whole(position) or not -prompt.length <= position < prompt.length:
             raise PromptError(
-                f"Prompt {prompt.number} has no position {position}: it has {prompt.length} tokens.",
+                f"Prompt {prompt.number} has no position {position!r}: it has {prompt.length} tokens.",
                 remedy=f"Positions are 0 to {prompt.length - 1}, or from -1 backwards.",
             )
         return position % prompt.length
@@ -158,6 +160,11 @@ def position_in(prompt: Prompt, position: int | None, model: Pretrained) -> int:
         f"Prompt {prompt.number} has no mask token, so where this model answers is not known.",
         remedy="Put the mask token into the prompt, or give position=.",
     )
+
+
+def is_whole(value: object) -> bool:
+    """Whether this is a whole number: True and 1.0 are equal to 1, and would pass for it."""
+    return hasattr(value, "__index__") and not isinstance(value, bool)
 
 
 def bidirectional(model: Pretrained) -> bool:
@@ -178,16 +185,19 @@ def _text_model(model: Any) -> Any:
 
 def _rows(model: Pretrained, prompts: Any) -> list[list[int]]:
     if isinstance(prompts, Tensor):
-        rows = prompts if prompts.dim() > 1 else prompts[None]
-        return [[int(one) for one in row] for row in rows.tolist()]
+        prompts = (prompts if prompts.dim() > 1 else prompts[None]).tolist()
     if isinstance(prompts, str):
         return _encoded(model, [prompts])
-    given = list(prompts)
+    given = list(prompts) if isinstance(prompts, Iterable) else [prompts]
     if given and all(isinstance(one, str) for one in given):
         return _encoded(model, given)
-    if given and all(isinstance(one, int) for one in given):
-        return [given]
-    return [[int(one) for one in row] for row in given]
+    several: list[Any] = [given] if given and all(isinstance(one, int) for one in given) else given
+    for number, row in enumerate(several, start=1):
+        if isinstance(row, str) or not isinstance(row, Iterable) or not all(map(is_whole, row)):
+            raise PromptError(
+                f"Prompt {number} is neither a text nor a row of token ids.", remedy="Give all texts, or all rows."
+            )
+    return [[int(one) for one in row] for row in several]
 
 
 def _encoded(model: Pretrained, texts: list[str]) -> list[list[int]]:
@@ -214,6 +224,12 @@ def _prompt(
         raise PromptError(
             f"Prompt {number} has {len(ids)} tokens, the model reads at most {model.facts.max_positions}.",
             remedy=f"Shorten it by {len(ids) - model.facts.max_positions} tokens.",
+        )
+    bad = [one for one in ids if not 0 <= one < model.facts.vocab_size]
+    if bad:
+        raise PromptError(
+            f"Prompt {number}: {bad[0]} is no token id of the model.",
+            remedy=f"Its ids are 0 to {model.facts.vocab_size - 1}.",
         )
     name = model.adapter.input_name or "input_ids"
     inputs = {name: torch.tensor([ids])}

@@ -25,7 +25,7 @@ from tracing.errors import SpecError, Stopped
 from tracing.events import Axis, Quantity, Tick
 from tracing.lenses.integral import RULES, Rule, points
 from tracing.lenses.prompts import are_pairs, pairs_of
-from tracing.lenses.saliency_inputs import BASELINES, Baseline, baseline_of, embed, embedding, pairs_of_texts
+from tracing.lenses.saliency_inputs import BASELINES, Baseline, as_read, baseline_of, embed, embedding, pairs_of_texts
 from tracing.metrics import Metric, Targets, get, require_numbers
 from tracing.models import LanguageModel
 from tracing.patching.attribution_runs import answer_logits, inputs_of, require_gradient
@@ -314,10 +314,10 @@ def _pairs(
         if value not in known:
             raise SpecError(f"Unknown {what} {value!r}.", remedy=f"Use one of {', '.join(known)}.")
     for what, number in (("number of steps", steps), ("batch size", 1 if batch == "auto" else batch)):
-        if not isinstance(number, int) or number < 1:
+        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
             raise SpecError(f"{number!r} is no {what}.", remedy="Use a whole number from 1 up.")
     if are_pairs(prompts):
-        pairs = pairs_of(model, prompts)
+        pairs = tuple(as_read(model, pair) for pair in pairs_of(model, prompts))
     else:
         if baseline == "corrupted" and method != "gradient_norm":
             raise SpecError(

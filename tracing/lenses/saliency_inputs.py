@@ -12,6 +12,7 @@ from tracing.errors import SpecError
 from tracing.lenses.prompts import prompts_of, texts_of
 from tracing.models import LanguageModel
 from tracing.patching.attribution_runs import answer_logits
+from tracing.patching.inputs import DecodedPair
 from tracing.prompts import TokenizedPair
 
 Baseline = Literal["corrupted", "zero", "mean_embedding", "pad"]
@@ -78,6 +79,17 @@ def _pad_id(model: LanguageModel) -> int:
             remedy='Use baseline="zero" or "mean_embedding", or set model.config.pad_token_id.',
         )
     return int(pad)
+
+
+def as_read(model: LanguageModel, pair: TokenizedPair) -> TokenizedPair:
+    """The pair with the positions of what is explained: of an encoder-decoder model, what its encoder reads."""
+    if not isinstance(pair, DecodedPair):
+        return pair
+    clean, corrupted = (tuple(texts_of(model, ids)) for ids in (pair.clean_ids, pair.corrupted_ids))
+    return TokenizedPair(
+        pair.number, pair.clean_ids, pair.corrupted_ids, clean, corrupted, pair.answer_ids, pair.foil_ids,
+        answer_position=pair.answer_position, decoder_ids=pair.decoder_ids,
+    )  # fmt: skip
 
 
 def pairs_of_texts(model: LanguageModel, prompts: Any) -> tuple[TokenizedPair, ...]:

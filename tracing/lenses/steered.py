@@ -28,6 +28,7 @@ from tracing.lenses.prompts import (
     batches,
     bidirectional,
     has_tokenizer,
+    is_whole,
     pairs_of,
     position_in,
     prompts_of,
@@ -306,9 +307,9 @@ def _checked(
     strengths = tuple(float(scale) for scale in ([scales] if isinstance(scales, int | float) else scales))
     if not strengths or len(set(strengths)) < len(strengths) or not all(np.isfinite(strengths)):
         raise SpecError(f"The scales {list(strengths)} are not different numbers.", remedy="Give each once.")
-    if positions not in POSITIONS or new < 0 or not temperature > 0:
+    if positions not in POSITIONS or not is_whole(new) or new < 0 or not temperature > 0:
         raise SpecError(
-            f"positions={positions!r}, max_new_tokens={new}, temperature={temperature} mean nothing here.",
+            f"positions={positions!r}, max_new_tokens={new!r}, temperature={temperature} mean nothing here.",
             remedy=f"Positions: {', '.join(POSITIONS)}; tokens from 0 on; a temperature above 0.",
         )
     vector.require_fits(model)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tracing.errors import MetricError, ModelError, SpecError, Stopped
 from tracing.lenses.places import chosen
-from tracing.lenses.prompts import Prompt, are_pairs, batches, pairs_of, position_in, prompts_of
+from tracing.lenses.prompts import Prompt, are_pairs, batches, is_whole, pairs_of, position_in, prompts_of
 from tracing.lenses.reading import observe
 from tracing.models.pretrained import Pretrained
 
@@ -107,6 +107,8 @@ def steering_vector(
     """
     if site not in SITES:
         raise SpecError(f"Steering does not act on {site!r}.", remedy=f"Sites: {', '.join(SITES)}.")
+    if not is_whole(position) and position not in ("last", "mean"):
+        raise SpecError(f"There is no position {position!r}.", remedy='Use "last", "mean" or the number of a position.')
     model.adapter.site(site, 0, model.facts)
     wanted = chosen([layers] if isinstance(layers, int) else layers, model.facts.n_layers, "layer")
     sets = _sets(model, positive, negative)

@@ -1,6 +1,7 @@
 """Token attribution against loops over `inputs_embeds`, finite differences and the completeness axiom, float64."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,8 @@ def plain_integral(model: LanguageModel, one: TokenizedPair, base: Tensor, alpha
 def test_integrated_gradients_are_their_definition_on_every_family(name: str) -> None:
     model = LanguageModel(zoo.model(name, torch.float64))
     some = pairs(2, lengths=(5, 6))
+    if name == "bert":  # it answers at a mask, and says nothing of where that is
+        some = [replace(one, answer_position=2) for one in some]
     found = token_attribution(model, some, steps=3, rule="midpoint", method="integrated_gradients")
     for n, one in enumerate(some):
         base = looked_up(model, one.corrupted_ids)
