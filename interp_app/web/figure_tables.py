@@ -77,6 +77,8 @@ def _cell(value: np.float32, unknown: bool, quantity: dict[str, Any]) -> Cell:
 def _shaded(number: float, domain: Sequence[float], scale: str) -> Cell:
     if math.isnan(number):
         return Cell("×", "v-unknown")
+    if math.isinf(number):
+        return Cell("∞" if number > 0 else "\u2212∞", "v-unknown")
     low, high = domain
     share = (number - low) / (high - low) if high > low else 0.5
     if scale == "sequential":

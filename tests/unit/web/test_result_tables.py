@@ -8,10 +8,12 @@ from interp_app.catalog.models import ModelSource, PromptSetVersion
 from interp_app.core.models import User
 from interp_app.runs import artifacts, results
 from interp_app.runs.models import Run, Status
+from interp_app.web.figure_tables import value_cell
 from interp_app.web.result_tables import MAX_LINES, result_tables
 from tests.api.worlds import add_result
 from tests.factories import RunFactory
 from tests.unit.tracing.results.test_types import EACH, axis, bars, edges, grid
+from tracing.events import Quantity
 from tracing.results import TypedResult
 
 
@@ -111,3 +113,9 @@ def test_the_start_page_begins_with_any_method(ada: Client, model: ModelSource) 
     text = ada.get("/").text
     assert "/runs/new/?method=activation_patching" in text
     assert "Patching</dt>" in text
+
+
+@pytest.mark.parametrize(("value", "shown"), [(np.nan, "×"), (np.inf, "∞"), (-np.inf, "\u2212∞"), (-0.001, "0.00")])
+def test_every_float_has_a_cell(value: float, shown: str) -> None:
+    quantity = Quantity("raw", "Raw", "", "diverging", (-1.0, 1.0))
+    assert value_cell(np.float32(value), quantity).text == shown
