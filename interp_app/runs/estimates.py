@@ -51,6 +51,7 @@ class Estimate:
 
 def calibrate(worker: Worker, source: ModelSource, dtype: str, model: "LanguageModel") -> None:
     """Time the model, unless this worker has done so with these weights. What cannot be timed is only logged."""
+    calibration.preload()
     weights = _weights(source)
     known = Calibration.objects.filter(worker=worker, model=source, dtype=dtype, weights=weights)
     if known.exists():

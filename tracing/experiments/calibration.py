@@ -12,6 +12,7 @@ so that a small first run does not promise hours for a large one. Importing this
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 from tracing.experiments.registry import Cost
@@ -26,6 +27,13 @@ REPEATS: Final = 3
 SHORT_REPEATS: Final = 10
 SHORT_BUDGET: Final = 0.2
 """Seconds that short forwards may take together: they are cheap, and the overhead is what others disturb most."""
+ENGINES: Final = (
+    "tracing.circuits.attribution", "tracing.circuits.certificate", "tracing.circuits.totals",
+    "tracing.lenses.attention", "tracing.lenses.detectors", "tracing.lenses.direct", "tracing.lenses.logit_lens",
+    "tracing.lenses.saliency", "tracing.lenses.steered", "tracing.lenses.steering", "tracing.patching.attribution",
+    "tracing.patching.attribution_check", "tracing.patching.paths", "tracing.patching.sweeps",
+)  # fmt: skip
+"""What methods import when they first run."""
 BUDGET_SECONDS: Final = 0.8
 """What the measuring may take; a model whose short forward is slow gets a shorter long one."""
 FACTOR_BOUNDS: Final = (0.05, 50.0)
@@ -89,12 +97,19 @@ class Habit:
         return self.short_runs + self.long_runs
 
 
+def preload() -> None:
+    """Import what methods compute with, so that no first run pays for it. Loads torch."""
+    for name in ENGINES:
+        import_module(name)
+
+
 def measure(model: "LanguageModel", *, clock: Callable[[], float] = time.perf_counter) -> Rates:
     """Time the model's forward. Raises `ModelError` where its sizes are not known (no adapter)."""
     import torch
 
     from tracing.patching.flops import BlockFlops
 
+    preload()
     facts = model.facts
     cost = BlockFlops.of(facts)
     decodes = bool(getattr(model.module.config, "is_encoder_decoder", False))

@@ -1,10 +1,13 @@
 """Two timings give a rate and an overhead; measuring takes less than a second."""
 
+import re
 import time
+from pathlib import Path
 
 import pytest
 
-from tracing.experiments.calibration import FIXED_SECONDS, Habit, Rates, measure, solve
+from tracing import experiments
+from tracing.experiments.calibration import ENGINES, FIXED_SECONDS, Habit, Rates, measure, solve
 from tracing.experiments.registry import Cost
 from tracing.models import LanguageModel
 
@@ -52,3 +55,14 @@ def test_measuring_a_model_takes_less_than_a_second(tiny_folder):
     assert time.perf_counter() - started < 1.0
     assert isinstance(found, Rates)
     assert found.flops_per_second > 0
+
+
+def test_no_first_run_pays_for_what_its_method_imports():
+    lazy = set()
+    for path in Path(experiments.__file__).parent.glob("*.py"):
+        lazy |= set(
+            re.findall(r"^    +from (tracing\.(?:circuits|lenses|patching)\.\w+) import", path.read_text(), re.M)
+        )
+    typing_only = {"tracing.lenses.steps"}
+    own = {"tracing.patching.flops"}  # of the measuring itself
+    assert lazy - typing_only - own == set(ENGINES)
