@@ -10,7 +10,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from interp_app.core.errors import ServiceError, not_found
 from interp_app.runs import artifacts
@@ -89,7 +89,7 @@ def shape(run: Run, found: StoredResult) -> dict[str, Any]:
 def as_json(found: StoredResult) -> dict[str, Any]:
     """The JSON part, and the arrays that are small enough as nested lists with null where there is no number.
 
-    Raises `ServiceError` 410 where the file is gone.
+    Raises `ServiceError` 410 where the file is gone or damaged.
     """
     data, shapes, arrays = read(found, at_most=INLINE_NUMBERS, together=INLINE_TOTAL)
     return {
@@ -136,8 +136,8 @@ def read(
                     arrays[name] = file.get_tensor(name)
                     total += numbers
             stored: dict[str, Any] = artifacts.metadata(file.metadata())
-    except OSError:
-        message = f"The file of the result {found.name!r} is missing from the lab's storage."
+    except (OSError, SafetensorError):
+        message = f"The file of the result {found.name!r} is missing from the lab's storage, or damaged."
         raise ServiceError("artifact_missing", message, "Run the experiment again.", status=410) from None
     return stored["data"], shapes, arrays
 

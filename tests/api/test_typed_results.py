@@ -149,3 +149,14 @@ def test_methods_say_their_group(api: APIClient) -> None:
     rows = api.get("/api/v1/methods/").json()["results"]
     found = {row["name"]: (row["group"], row["group_title"]) for row in rows}
     assert found["activation_patching"] == ("patching", "Patching")
+
+
+def test_a_damaged_file_is_gone(api: APIClient, run: Run) -> None:
+    add_result(run)
+    stored = results.result_named(run, "heads")
+    artifacts.path_of(stored.sha256).write_bytes(b"junk")
+    try:
+        for part in ("results/heads/", "results/heads.csv", "notebook/"):
+            assert api.get(at(run, part)).status_code == 410, part
+    finally:
+        artifacts.path_of(stored.sha256).unlink()  # other tests store the same bytes
