@@ -188,6 +188,25 @@ def test_a_map_shows_one_pair_alone(page: Page, api: Api) -> None:
         assert float(shown.replace("\u2212", "-")) == pytest.approx(expected, rel=0.01, abs=0.01)
 
 
+def test_a_region_that_was_dragged_over_offers_what_can_be_run_there(page: Page, api: Api) -> None:
+    run = finished(api, "activation_patching", "Dragged over")
+    page.goto(run["url"])
+    expect_state(page, "succeeded")
+    wait_for_values(page)
+    box = page.locator("canvas").first.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 150, box["y"] + 80)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 300, box["y"] + 180, steps=8)
+    page.mouse.up()
+    bar = page.get_by_role("toolbar", name="Selected region")
+    expect(bar.get_by_role("button", name="Zoom")).to_be_visible()
+    expect(bar.get_by_role("link", name="Heads here")).to_be_visible()
+    bar.get_by_role("link", name="Run finer here").click()
+    expect(page.get_by_label("Map axes")).to_have_value("layer_head_position")
+    expect(page.locator("[name=region]")).to_have_value(re.compile(r"^\d+,\s?\d+,\s?\d+,\s?\d+$"))
+
+
 def run_panel(api: Api, run: dict[str, Any]) -> str:
     name: str = api.get(f"runs/{run['id']}/panels/")["panels"][0]["name"]
     return name
