@@ -68,15 +68,7 @@ def certify(
         model, pairs, metric, ablation=ablation, direction=direction, answer=answer, batch=batch, seed=seed,
         should_stop=should_stop,
     )  # fmt: skip
-    if scores is None or scores.readers != made.layout.readers or scores.sources != made.layout.sources:
-        raise SpecError(
-            "The scores are not of this model's edges.", remedy="Pass the result of edge_attribution on this model."
-        )
-    if not np.array_equal(scores.real, made.layout.real) or np.isfinite(scores.scores[scores.real]).sum() < 2:
-        raise SpecError(
-            "The scores leave nothing to check: they are of other edges than this model's, or hardly any is a number.",
-            remedy="Pass the result of edge_attribution on this model.",
-        )
+    scores = _checkable(made, scores)
     if sample < 2:
         raise SpecError(f"A sample of {sample} edges has no correlation.", remedy="Use 2 or more; 64 is usual.")
     error, nodes, flat = _identities(made)
@@ -107,6 +99,20 @@ def certify(
             ],
         },
     )  # fmt: skip
+
+
+def _checkable(made: Task, scores: EdgeScores | None) -> EdgeScores:
+    """The scores. Raises `SpecError` where they are of other edges, or hardly any is a number."""
+    if scores is None or scores.readers != made.layout.readers or scores.sources != made.layout.sources:
+        raise SpecError(
+            "The scores are not of this model's edges.", remedy="Pass the result of edge_attribution on this model."
+        )
+    if not np.array_equal(scores.real, made.layout.real) or np.isfinite(scores.scores[scores.real]).sum() < 2:
+        raise SpecError(
+            "The scores leave nothing to check: they are of other edges than this model's, or hardly any is a number.",
+            remedy="Pass the result of edge_attribution on this model.",
+        )
+    return scores
 
 
 def sampled(scores: EdgeScores, count: int, seed: int) -> list[tuple[int, int]]:
