@@ -63,6 +63,13 @@ describe('the layout', () => {
     expect(g.contentWidth).toBeGreaterThan(g.plot.w);
   });
 
+  it('fits columns that are no tokens, as the readers of edges, while a cell can be pointed at', () => {
+    const readers = { name: 'reader', title: 'Reader', ticks: input(2, 53).columns.ticks };
+    const fits = layout(input(50, 53, { width: 900, columns: readers }));
+    expect(fits.contentWidth).toBeLessThanOrEqual(fits.plot.w + 1e-6);
+    expect(layout(input(50, 53, { width: 358, columns: readers })).cellW).toBe(8);
+  });
+
   it('fits thousands of columns into the window as an overview', () => {
     const g = layout(input(80, 2000));
     expect(g.contentWidth).toBeCloseTo(g.plot.w);

@@ -57,7 +57,9 @@ export const TOP = 26;
 export const RIGHT = 14;
 const AXIS_GAP = 6;
 const LINE = 15;
+/** Narrower cells hold no token; columns that are no tokens (readers of edges, heads) only need to be pointed at. */
 const MIN_READABLE = 24;
+const MIN_POINTED = 8;
 const MAX_CELL_W = 112;
 const MAX_CELL_H = 56;
 /** Up to this many columns keep a width at which tokens can be read, and scroll; more are fitted as an overview. */
@@ -88,7 +90,8 @@ export function layout(input: LayoutInput): Geometry {
   const gutter = gutterWidth(rows, measure);
   const plotW = Math.max(60, width - gutter - RIGHT);
   const fitted = plotW / nc;
-  const cellW = nc <= SCROLLED_COLUMNS ? Math.min(MAX_CELL_W, Math.max(MIN_READABLE, fitted)) : fitted;
+  const narrowest = isTokenAxis(columns) ? MIN_READABLE : MIN_POINTED;
+  const cellW = nc <= SCROLLED_COLUMNS ? Math.min(MAX_CELL_W, Math.max(narrowest, fitted)) : fitted;
   const cellH = Math.min(MAX_CELL_H, Math.max(maxPlotHeight / nr, nr <= 48 ? 13 : 0.5));
   const widest = widestLabel(columns.ticks, view, measure);
   const labelMode: LabelMode = widest.flat + 6 <= cellW ? 'flat' : 'steep';
