@@ -58,6 +58,5 @@ NOT_SHOWN: Final[dict[str, tuple[str, ...]]] = {
         "is tapped by an enclosing context",
         "The visitor changed",
         "… is …, so … cannot stand in its place.",
-        "Activation patching sweeps do not run on the family",
     ),
 }

@@ -108,7 +108,7 @@ class RunNotebook(ApiView):
         operation_id="runs_notebook",
         summary="Fetch a run as a notebook",
         responses={
-            (200, "application/x-ipynb+json"): OpenApiTypes.STR,
+            (200, "application/x-ipynb+json"): OpenApiTypes.OBJECT,
             409: OpenApiResponse(description="The run has not succeeded."),
         },
     )
