@@ -14,6 +14,7 @@ from interp_app.catalog import selectors as catalog
 from interp_app.catalog.models import ModelSource, PromptSetVersion
 from interp_app.core.canonical import sha256_of
 from interp_app.core.errors import ServiceError
+from interp_app.runs.wording import said_of
 from tracing import ENGINE, experiments
 from tracing.errors import PromptError, TracingError
 from tracing.experiments.registry import Cost, Method, MethodSpec, PromptFacts
@@ -42,17 +43,23 @@ def plan(*, model: ModelSource, prompts: PromptSetVersion, method: str, params: 
     try:
         spec.check_model(facts)
     except TracingError as error:
-        raise ServiceError.from_tracing(error, field="params") from error
+        raise ServiceError.from_tracing(error, field=_field_of(error, found)) from error
     sizes = catalog.usable_prompts(model, prompts)
     try:
         spec.check_pairs(catalog.pairs_of(prompts))
         cost = found.cost(spec, facts, sizes)
         cost.require_below(settings.MAX_RUN_BYTES, sizes)
     except TracingError as error:
-        field = "prompts" if isinstance(error, PromptError) else "params"
+        field = "prompts" if isinstance(error, PromptError) else _field_of(error, found)
         raise ServiceError.from_tracing(error, field=field) from error
     normalised = spec.model_dump(mode="json")
     return Plan(found, spec, normalised, spec_hash(found.name, normalised, model, prompts), cost, sizes)
+
+
+def _field_of(error: TracingError, method: Method) -> str:
+    """The parameter that a complaint names, where it names one."""
+    name = error.where.get("parameter")
+    return f"params.{name}" if name in method.spec.model_fields else "params"
 
 
 def find_method(name: str) -> Method:
@@ -68,17 +75,13 @@ def parse_spec(method: Method, params: Mapping[str, Any]) -> MethodSpec:
     try:
         return method.spec.model_validate(dict(params))
     except ValidationError as error:
-        fields: dict[str, list[str]] = {}
-        for problem in error.errors(include_url=False, include_input=False, include_context=False):
-            name = ".".join(["params", *(str(part) for part in problem["loc"][:1])])
-            text = problem["msg"].removeprefix("Value error, ")
-            fields.setdefault(name, []).append(text)
-        name, texts = next(iter(fields.items()))
+        found = said_of(error)
         raise ServiceError(
             "spec_invalid",
-            f"The parameters do not fit {method.title}: {name.removeprefix('params.')}: {texts[0].rstrip('.')}.",
-            "Correct the marked fields.",
-            fields=fields,
+            f"The parameters do not fit {method.title}: "
+            + " ".join(f"{name}: {text}" if name else text for name, text in found.items()),
+            "Correct the named parameters.",
+            fields={f"params.{name}" if name else "params": [text] for name, text in found.items()},
         ) from error
 
 

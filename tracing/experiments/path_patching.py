@@ -110,6 +110,7 @@ class PathPatchingSpec(MethodSpec):
             raise SpecError(
                 "The logits read what every other receiver writes, so they are a receiver alone.",
                 remedy="Take logits out, or patch paths into them in a run of their own.",
+                where={"parameter": "receivers"},
             )
 
     def check_pairs(self, pairs: Sequence[PromptPair]) -> None:
@@ -136,6 +137,7 @@ def cost(spec: PathPatchingSpec, model: ModelFacts, prompts: PromptFacts) -> Cos
             f"The positions {list(spec.positions)} are not all in every prompt: the shortest prompt has {shortest} "
             "tokens.",
             remedy=f"Use {-shortest} to {shortest - 1}; negative ones count from the end.",
+            where={"parameter": "positions"},
         )
     layout = Layout.of(model, adapter_of(model.family))
     found = path_cost(

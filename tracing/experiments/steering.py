@@ -105,9 +105,14 @@ class SteeringSpec(MethodSpec):
             raise SpecError(
                 f"There is no layer {self.layer}: the model has {facts.n_layers}.",
                 remedy=f"Layers are 0 to {facts.n_layers - 1}.",
+                where={"parameter": "layer"},
             )
         if self.texts and (adapter.encoder is not None or adapter.residual == "post_norm"):
-            raise SpecError(f"The family {facts.family} does not continue a prompt.", remedy="Ask for 0 texts.")
+            raise SpecError(
+                f"The family {facts.family} does not continue a prompt.",
+                remedy="Ask for 0 texts.",
+                where={"parameter": "texts"},
+            )
 
     def check_pairs(self, pairs: Sequence[PromptPair]) -> None:
         """Raises `PromptError` where the metric needs a foil and a pair has none, or there is nothing to hold out."""
@@ -120,7 +125,9 @@ def cost(spec: SteeringSpec, model: ModelFacts, prompts: PromptFacts) -> Cost:
     """Forwards of both sets, one a scale of the judged prompts, and the generated tokens.
 
     Where a text ends is not known: it counts as `WRITTEN` of the tokens it may have.
+    Raises `SpecError` where a text may become longer than what the model reads.
     """
+    _require_room(spec, model, prompts)
     tokens = ceil(WRITTEN * spec.max_new_tokens)
     lengths, texts = list(prompts.lengths), list(prompts.lengths[: spec.texts])
     judged = passes(model, lengths * (spec.scales + 1), extra=unembedding(model, prompts.pairs * (spec.scales + 1)))
@@ -130,6 +137,19 @@ def cost(spec: SteeringSpec, model: ModelFacts, prompts: PromptFacts) -> Cost:
     launches = len(set(texts)) * spec.scales * tokens * model.n_layers
     found = added(found, written)
     return Cost(0, found.flops, found.naive_flops, found.bytes, found.launches + launches)
+
+
+def _require_room(spec: SteeringSpec, model: ModelFacts, prompts: PromptFacts) -> None:
+    continued = (prompts.lengths[1::2] if spec.hold_out else prompts.lengths)[: spec.texts]
+    longest = max(continued, default=0)
+    most = model.max_positions - longest + 1  # the last token is written, not read
+    if continued and spec.max_new_tokens > most:
+        raise SpecError(
+            f"{spec.max_new_tokens} new tokens after a prompt of {longest} do not fit: the model reads at most "
+            f"{model.max_positions}.",
+            remedy=f"Ask for at most {max(most, 1)}.",
+            where={"parameter": "max_new_tokens"},
+        )
 
 
 def _layer(spec: SteeringSpec) -> str:

@@ -143,10 +143,12 @@ def summary(found: Any) -> str:
 
 @register.filter
 def duration(seconds: Any) -> str:
-    """Seconds as `0.8 s`, `42 s`, `3 min 20 s`, `2 h 05 min`."""
+    """Seconds as `under 1 s`, `4.2 s`, `42 s`, `3 min 20 s`, `2 h 05 min`."""
     if seconds is None:
         return ""
     total = float(seconds)
+    if total < 1:
+        return "under 1 s"
     if total < 10:
         return f"{total:.1f} s"
     if total < 60:

@@ -72,6 +72,27 @@ def test_a_bad_request_names_the_field_and_queues_nothing(submit, changes, code,
     assert not Run.objects.exists()
 
 
+@pytest.mark.parametrize(
+    ("params", "field", "said"),
+    [
+        ({"region": [1, 2]}, "region", "Give 4 values, not 2."),
+        ({"region": [1, 2, 3, 4, 5]}, "region", "Give at most 4, not 5."),
+        ({"layers": ["x"]}, "layers", "'x' is no whole number."),
+        ({"batch_rows": 0}, "batch_rows", "It must be at least 1."),
+        ({"sites": []}, "sites", "Give at least 1, not 0."),
+        ({"unheard": 1}, "unheard", "There is no such parameter."),
+    ],
+)
+def test_a_parameter_is_refused_in_one_sentence(submit, params, field, said):
+    assert refused(submit, params=params).fields[f"params.{field}"] == [said]
+
+
+def test_steering_past_the_models_positions_is_refused_beside_its_field(submit):
+    error = refused(submit, method="steering", params={"max_new_tokens": 500})
+    assert list(error.fields) == ["params.max_new_tokens"]
+    assert not Run.objects.exists()
+
+
 def test_a_run_that_would_keep_too_much_memory_is_refused_before_it_queues(submit, settings):
     settings.MAX_RUN_BYTES = 1000
     error = refused(submit)
