@@ -61,7 +61,8 @@ def certify(
     `sample` edges are patched exactly, chosen by `seed`. The identity of sums is checked where `scores.facts["method"]`
     is "eap" and the scores are signed; absolute ones (`facts["aggregation"]`) meet means of absolute effects.
     `progress` counts the exactly patched edges × pairs.
-    Raises `SpecError` where the scores are not of this model's edges, or fewer than two are numbers;
+    Raises `SpecError` where the scores are not of this model's edges, fewer than two are numbers, or their facts name
+    another direction, source or metric than is checked with;
     otherwise as `edge_effects`.
     """
     made = task(
@@ -69,6 +70,7 @@ def certify(
         should_stop=should_stop,
     )  # fmt: skip
     scores = _checkable(made, scores)
+    _require_same(made, scores)
     if sample < 2:
         raise SpecError(f"A sample of {sample} edges has no correlation.", remedy="Use 2 or more; 64 is usual.")
     error, nodes, flat = _identities(made)
@@ -99,6 +101,22 @@ def certify(
             ],
         },
     )  # fmt: skip
+
+
+def _require_same(made: Task, scores: EdgeScores) -> None:
+    """Raises `SpecError` where the scores say that they are of another direction, source or metric than the check."""
+    facts = scores.facts
+    for what, of_scores, of_check in (
+        ("direction", facts.get("direction"), made.direction),
+        ("ablation", facts.get("source", facts.get("ablation")), made.ablation),
+        ("metric", facts.get("metric"), made.metric.facts.name),
+    ):
+        if of_scores is not None and of_scores != of_check:
+            raise SpecError(
+                f"The scores were made with {what}={of_scores!r}, and are to be checked with {what}={of_check!r}.",
+                remedy="Check them with what they were made with.",
+                where={"field": what, "scores": of_scores, "check": of_check},
+            )
 
 
 def _checkable(made: Task, scores: EdgeScores | None) -> EdgeScores:

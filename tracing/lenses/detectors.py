@@ -227,8 +227,10 @@ def _check(model: Pretrained, kinds: Sequence[str], measure: str) -> None:
             f"The family {model.family} reads no tokens, so none of them repeat.", remedy="Use attention_patterns."
         )
     require_patterns(model)
+    if isinstance(kinds, str) or not kinds:
+        raise SpecError(f"kinds={kinds!r} is no list of detectors.", remedy=f"Give some of {', '.join(TITLES)}.")
     unknown = [kind for kind in kinds if kind not in TITLES]
-    if unknown or not kinds or measure not in ("mean", "mul"):
+    if unknown or measure not in ("mean", "mul"):
         raise SpecError(
             f"No detector is named {', '.join(map(repr, unknown)) or repr(measure)}.",
             remedy=f'Kinds: {", ".join(TITLES)}; measures: "mean", "mul".',

@@ -143,8 +143,10 @@ def direct_steps(
             f"Contributions to {metric!r} do not add up: it is not linear in the logits.",
             remedy="Use logit_diff or logit.",
         )
-    if by not in ("component", "head", "neuron") or not is_whole(top) or top < 1:
-        raise SpecError(f"by={by!r}, top={top!r} is no split.", remedy='Split by "component", "head" or "neuron".')
+    if by not in ("component", "head", "neuron"):
+        raise SpecError(f"by={by!r} is no split.", remedy='Split by "component", "head" or "neuron".')
+    if not is_whole(top) or top < 1:
+        raise SpecError(f"top={top!r} is no number of neurons.", remedy="Give 1 or more; 20 is usual.")
     readout = _readout(model)
     parts = parts_of(model, by)
     tokenized = pairs_of(model, pairs, needs_foil=metric if metric == "logit_diff" else "")

@@ -101,6 +101,8 @@ def lens_steps(
     read = prompts_of(model, pairs or prompts, run=run)
     found = _looks(looks, measure, pairs)
     if lens is not None:
+        if not isinstance(lens, TunedLens):
+            raise SpecError(f"lens={lens!r} is no tuned lens.", remedy="Give what TunedLens.from_files read.")
         lens.require_fits(model, site)
     if positions not in ("start", "end"):
         raise SpecError(f"Positions cannot be counted from {positions!r}.", remedy='Use "start" or "end".')

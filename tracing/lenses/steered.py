@@ -312,6 +312,8 @@ def _checked(
             f"positions={positions!r}, max_new_tokens={new!r}, temperature={temperature} mean nothing here.",
             remedy=f"Positions: {', '.join(POSITIONS)}; tokens from 0 on; a temperature above 0.",
         )
+    if not isinstance(vector, SteeringVector):
+        raise SpecError(f"vector={vector!r} is no steering vector.", remedy="Give what steering_vector made.")
     vector.require_fits(model)
     if new and (model.adapter.encoder is not None or bidirectional(model)):
         raise SiteError(

@@ -21,6 +21,7 @@ from tracing.lenses.places import chosen
 from tracing.lenses.prompts import Prompt, are_pairs, batches, is_whole, pairs_of, position_in, prompts_of
 from tracing.lenses.reading import observe
 from tracing.models.pretrained import Pretrained
+from tracing.results.files import read_files
 
 FORMAT: Final = "steering_vector/1"
 SteeringSite = Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"]
@@ -72,9 +73,8 @@ class SteeringVector:
 
     @classmethod
     def from_files(cls, stem: str | Path) -> Self:
-        """Read what `to_files` wrote. Raises `ModelError` for another format, or a layer without its vector."""
-        data = json.loads(Path(f"{stem}.json").read_text(encoding="utf-8"))
-        arrays = load_file(f"{stem}.safetensors")
+        """Read what `to_files` wrote. Raises `ModelError` for missing or broken files, and a layer without a vector."""
+        data, arrays = read_files(stem, load_file, ModelError, "SteeringVector.to_files")
         if data.get("format") != FORMAT or any(f"layers.{layer}" not in arrays for layer in data.get("layers", ())):
             raise ModelError(
                 f"{Path(stem).name}.json and its arrays are no {FORMAT}: the format says {data.get('format')!r}.",

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tracing.errors import ModelError
 from tracing.models.pretrained import Pretrained
+from tracing.results.files import read_files
 
 FORMAT: Final = "tuned_lens/1"
 Form = Literal["affine", "residual"]
@@ -77,17 +78,20 @@ class TunedLens:
 
     @classmethod
     def from_files(cls, stem: str | Path) -> Self:
-        """Read what `to_files` wrote. Raises `ModelError` for another format, or arrays that are missing or misshapen.
+        """Read what `to_files` wrote. Raises `ModelError` for files or arrays that are missing, broken or misshapen.
 
         A missing bias means 0.
         """
-        facts = json.loads(Path(f"{stem}.json").read_text(encoding="utf-8"))
+        facts, arrays = read_files(stem, load_file, ModelError, "TunedLens.to_files")
         if facts.get("format") != FORMAT or facts.get("form") not in ("affine", "residual"):
             raise ModelError(
                 f"{Path(stem).name}.json is no {FORMAT} file: it says {facts.get('format')!r}, {facts.get('form')!r}.",
                 remedy='Its format is "tuned_lens/1", its form "affine" or "residual".',
             )
-        arrays, width = load_file(f"{stem}.safetensors"), int(facts["d_model"])
+        missing = [key for key in ("d_model", "n_layers", "site") if key not in facts]
+        if missing:
+            raise ModelError(f"{Path(stem).name}.json has no {missing[0]!r}.", remedy="Write it with to_files.")
+        width = int(facts["d_model"])
         weights = tuple(_part(arrays, n, "weight", (width, width)) for n in range(int(facts["n_layers"])))
         biases = tuple(_part(arrays, n, "bias", (width,)) for n in range(len(weights)))
         return cls(str(facts["site"]), weights, biases, facts["form"], str(facts.get("name", Path(stem).name)))

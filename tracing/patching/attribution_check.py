@@ -52,7 +52,7 @@ class Sample:
 def check_attribution(
     model: LanguageModel,
     pairs: Pairs,
-    grids: Mapping[str, Grid],
+    grids: Mapping[str, Grid] | Grid,
     metric: str | Callable[..., Any] = "logit_diff",
     *,
     cells: int = 64,
@@ -64,11 +64,14 @@ def check_attribution(
 ) -> Certificate:
     """Patch about `cells` cells of each map exactly, on at most `at_most` pairs, both drawn by `seed`.
 
-    `grids` are what `attribution_patching` gave for these pairs and this metric, by site. Checks: Pearson's r between
-    estimates and exact effects over all sampled cells, and how often strong effects have the estimate's sign (not for
-    absolute scores). Sites that sweeps do not patch are named in a warning. `progress(done, total)` counts sites.
-    Raises `SpecError` for numbers below 1, `Stopped` once `should_stop()`.
+    `grids` are what `attribution_patching` gave for these pairs and this metric: one, or several by site. Checks:
+    Pearson's r between estimates and exact effects over all sampled cells, and how often strong effects have the
+    estimate's sign (not for absolute scores). Sites that sweeps do not patch are named in a warning.
+    `progress(done, total)` counts sites.
+    Raises `SpecError` for numbers below 1 and for maps of anything else, `Stopped` once `should_stop()`.
     """
+    grids = {grids.name: grids} if isinstance(grids, Grid) else grids
+    _require_estimates(grids)
     if cells < 1 or at_most < 1:
         raise SpecError("A check needs a cell and a pair at least.", remedy="Give numbers from 1 up.")
     tokenized, stop = ready(model, pairs), should_stop or (lambda: False)
@@ -83,6 +86,17 @@ def check_attribution(
         if progress is not None:
             progress(done, len(grids))
     return _certificate(samples, unchecked, grids, len(chosen))
+
+
+def _require_estimates(grids: Mapping[str, Grid]) -> None:
+    """Raises `SpecError` where a map is not attribution patching's."""
+    for site, grid in grids.items():
+        if grid.facts.get("method") not in ("atp", "atp_star"):
+            raise SpecError(
+                f"The map of {site} holds no estimates of attribution patching, so there is nothing to check.",
+                remedy="Give what attribution_patching returned; a sweep's own numbers are exact.",
+                where={"site": site},
+            )
 
 
 def _sample(

@@ -1,17 +1,18 @@
 """Typed results of methods, with named axes and units and a JSON + safetensors form. No torch here: numpy only."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors.numpy import load_file
 
+from tracing.errors import SpecError
 from tracing.results.attention import Attention
 from tracing.results.bars import Bars
 from tracing.results.certificate import Certificate, Check
 from tracing.results.curve import Curve, Series
 from tracing.results.edges import EdgeScores
+from tracing.results.files import read_files
 from tracing.results.grid import Grid
 from tracing.results.parts import Array, TypedResult
 from tracing.results.text import Text, TextEntry
@@ -32,9 +33,8 @@ def from_parts(data: Mapping[str, Any], arrays: Mapping[str, Array]) -> TypedRes
 
 
 def from_files(stem: str | Path) -> TypedResult:
-    """Read what any result's `to_files` wrote."""
-    data = json.loads(Path(f"{stem}.json").read_text(encoding="utf-8"))
-    return from_parts(data, load_file(f"{stem}.safetensors"))
+    """Read what any result's `to_files` wrote. Raises as `from_parts`, and `SpecError` for a missing or broken file."""
+    return from_parts(*read_files(stem, load_file, SpecError, "to_files"))
 
 
 __all__ = [

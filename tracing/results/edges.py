@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from tracing.errors import SiteError
+from tracing.errors import SiteError, SpecError
 from tracing.results.parts import Array, TypedResult, number, require_floats, require_names, require_shape, table
 
 Edge = tuple[str, str, float]
@@ -61,7 +61,12 @@ class EdgeScores(TypedResult):
         return float(self.scores[row, column])
 
     def top(self, n: int, absolute: bool = True) -> list[Edge]:
-        """The `n` best edges as (source, reader, score), by absolute score or by score; ties in the graph's order."""
+        """The `n` best edges as (source, reader, score), by absolute score or by score; ties in the graph's order.
+
+        Raises `SpecError` unless `n` is a whole number from 0 up.
+        """
+        if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0:
+            raise SpecError(f"{n!r} is no number of edges.", remedy="Give a whole number from 0 up.")
         places = np.argwhere(self.real & np.isfinite(self.scores))
         found = self.scores[places[:, 0], places[:, 1]]
         order = np.argsort(-(np.abs(found) if absolute else found), kind="stable")[:n]

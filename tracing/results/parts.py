@@ -17,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
+from tracing.errors import SpecError
 from tracing.events import Axis, Quantity, Result, Tick
+from tracing.results.files import read_files
 
 Array = NDArray[Any]
 
@@ -68,9 +70,8 @@ class TypedResult(ABC):
 
     @classmethod
     def from_files(cls, stem: str | Path) -> Self:
-        """Read what `to_files` wrote. Raises `ValueError` for another format."""
-        data = json.loads(Path(f"{stem}.json").read_text(encoding="utf-8"))
-        return cls.from_parts(data, load_file(f"{stem}.safetensors"))
+        """Read what `to_files` wrote. Raises `ValueError` for another format, `SpecError` for broken files."""
+        return cls.from_parts(*read_files(stem, load_file, SpecError, "to_files"))
 
     @classmethod
     def from_parts(cls, data: Mapping[str, Any], arrays: Mapping[str, Array]) -> Self:

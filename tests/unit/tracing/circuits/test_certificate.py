@@ -1,6 +1,7 @@
 """The certificate of edge scores: what passes, what is caught, which edges are sampled, what is refused."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -99,7 +100,24 @@ def test_a_divergence_from_the_run_itself_is_called_blind_in_every_precision(dty
     scores = edge_attribution(model, pairs(3), "kl_divergence")
     found = certify(model, pairs(3), "kl_divergence", scores, sample=8)
     assert (found.check("gradient").value, found.check("gradient").passed) == (1.0, False)
-    assert certify(model, pairs(3), "prob", scores, sample=8).check("gradient").value == 0.0
+    unnamed = replace(scores, facts={})
+    assert certify(model, pairs(3), "prob", unnamed, sample=8).check("gradient").value == 0.0
+
+
+@pytest.mark.parametrize(
+    ("metric", "options", "words"),
+    [
+        ("prob", {}, "metric='logit_diff', and are to be checked with metric='prob'"),
+        ("logit_diff", {"direction": "denoising"}, "direction='noising', .* direction='denoising'"),
+        ("logit_diff", {"ablation": "zero"}, "ablation='interchange', .* ablation='zero'"),
+    ],
+)
+@pytest.mark.parametrize("make", [edge_attribution, edge_effects])
+def test_scores_made_another_way_are_refused(make: Any, metric: str, options: dict[str, Any], words: str) -> None:
+    model = language_model("gpt2")
+    with pytest.raises(SpecError, match=words) as caught:
+        certify(model, pairs(2), metric, make(model, pairs(2)), sample=4, **options)
+    assert caught.value.remedy
 
 
 def test_scores_that_are_no_numbers_or_of_other_edges_are_refused() -> None:

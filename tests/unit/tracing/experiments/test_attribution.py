@@ -282,3 +282,16 @@ def test_the_web_process_reads_specs_and_costs_without_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_single_map_is_checked_and_a_sweeps_map_is_refused() -> None:
+    model, some = language_model("gpt2"), tokenized(3)
+    single = attribution_patching(model, some, sites="z")
+    one, several = check_attribution(model, some, single), check_attribution(model, some, {"z": single})
+    assert one.facts == several.facts
+    assert one.check("agreement").value == several.check("agreement").value
+    exact = sweep(model, some)
+    for maps in (exact, {"resid_pre": exact}):
+        with pytest.raises(SpecError, match="no estimates of attribution patching") as caught:
+            check_attribution(model, some, maps)
+        assert "attribution_patching" in caught.value.remedy

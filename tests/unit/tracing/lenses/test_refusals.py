@@ -1,19 +1,22 @@
 """Looks refuse what cannot be meant, where a number would be that of something else."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from tests.decoders import language_model, pair
-from tracing.errors import PromptError, SpecError, TracingError
+from tracing.errors import ModelError, PromptError, SpecError, TracingError
 from tracing.lenses.attention import attention_patterns
+from tracing.lenses.detectors import detect_heads
 from tracing.lenses.direct import direct_logit_attribution
 from tracing.lenses.logit_lens import logit_lens
 from tracing.lenses.saliency import token_attribution
 from tracing.lenses.steered import steer
-from tracing.lenses.steering import steering_vector
+from tracing.lenses.steering import SteeringVector, steering_vector
+from tracing.lenses.tuned import TunedLens
 
 GOOD = pair([3, 5, 7], [3, 6, 7], (5,), (6,))
 
@@ -72,3 +75,39 @@ def test_options_that_mean_nothing_are_refused(look: Callable[..., Any], options
 def test_a_steering_vector_says_where_it_is_from(options: dict[str, Any]) -> None:
     with pytest.raises(SpecError):
         _vector(language_model("gpt2"), [[5, 6]], **options)
+
+
+@pytest.mark.parametrize(
+    ("look", "words"),
+    [
+        (lambda model: detect_heads(model, kinds=[]), "no list of detectors"),
+        (lambda model: detect_heads(model, kinds="induction"), "no list of detectors"),
+        (lambda model: direct_logit_attribution(model, [GOOD], by="neuron", top=-1), "top=-1 is no number of neurons"),
+        (lambda model: logit_lens(model, [GOOD], lens="x"), "no tuned lens"),
+        (lambda model: steer(model, [[5, 6]], None), "no steering vector"),
+    ],
+)
+def test_a_refusal_names_the_option_that_is_wrong(look: Callable[..., Any], words: str) -> None:
+    with pytest.raises(SpecError, match=words) as caught:
+        look(language_model("gpt2"))
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize("kind", [TunedLens, SteeringVector])
+def test_missing_and_damaged_files_are_named(kind: Any, tmp_path: Path) -> None:
+    model = language_model("gpt2")
+    made = TunedLens.identity(model) if kind is TunedLens else _vector(model, [[5, 6]])
+    made.to_files(tmp_path / "one")
+    (tmp_path / "one.safetensors").write_bytes(b"abc")
+    with pytest.raises(ModelError, match=r"one\.safetensors is damaged"):
+        kind.from_files(tmp_path / "one")
+    (tmp_path / "one.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"no file one\.safetensors"):
+        kind.from_files(tmp_path / "one")
+    for text, words in (("{bro", "damaged"), ("[]", "no JSON object")):
+        (tmp_path / "one.json").write_text(text)
+        with pytest.raises(ModelError, match=words):
+            kind.from_files(tmp_path / "one")
+    with pytest.raises(ModelError, match=r"no file two\.json") as caught:
+        kind.from_files(tmp_path / "two")
+    assert "to_files" in caught.value.remedy
