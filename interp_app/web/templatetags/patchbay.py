@@ -160,6 +160,13 @@ def duration(seconds: Any) -> str:
 
 
 @register.filter
+def about(seconds: Any) -> str:
+    """An estimate: `about 42 s`, or `under 1 s`."""
+    text = duration(seconds)
+    return text if not text or text.startswith("under") else f"about {text}"
+
+
+@register.filter
 def ago(moment: datetime | None) -> str:
     """How long ago, in the largest unit: `3 minutes ago`."""
     if moment is None:
