@@ -102,7 +102,8 @@ def matmul_rate(device: str, dtype: str) -> float:
 
 def run_task(key: str, processes: Sequence[Process], options: argparse.Namespace) -> str:
     """One task's table."""
-    task, seen, rates = TASKS[key], {}, []
+    task, rates = TASKS[key], []
+    seen: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as place:
         for _ in range(options.repetitions):
             for process in processes:

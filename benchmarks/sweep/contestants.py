@@ -149,7 +149,7 @@ class ByHand:
         weight = self._network.lm_head.weight
         read = body.ln_f(batch) @ (weight[ANSWER] - weight[FOIL])
         units = heads if task.site == "z" else 1
-        return read.float().unflatten(0, (-1, units, pairs)).mean(2).flatten().cpu()
+        return torch.unflatten(read.float(), 0, (-1, units, pairs)).mean(2).flatten().cpu()
 
     def _heads_of(self, clean: Any, base: Any, layer: int, positions: Tensor) -> Tensor:
         """resid_post of a layer with one head's z from the clean run, `[head · pair, position, width]`."""
@@ -158,10 +158,11 @@ class ByHand:
         weight = block.attn.c_proj.weight.unflatten(0, (self._heads, -1))
         middle = base["mid"][layer][:, positions] + torch.einsum("pthd,hdm->hptm", more, weight)
         middle = middle.flatten(0, 1)
-        return middle + _linear(block.mlp.act(_linear(block.ln_2(middle), block.mlp.c_fc)), block.mlp.c_proj)
+        added: Tensor = _linear(block.mlp.act(_linear(block.ln_2(middle), block.mlp.c_fc)), block.mlp.c_proj)
+        return middle + added
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self._heads, -1)).transpose(1, 2)
+        return torch.unflatten(x, -1, (self._heads, -1)).transpose(1, 2)
 
     def _forward(self, ids: Tensor) -> dict[str, Any]:
         """Residuals, keys, values, z and resid_mid of every block, and the last residual at the last position."""

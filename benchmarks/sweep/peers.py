@@ -25,7 +25,8 @@ def _index(task: Task, place: Sequence[int], width: int) -> tuple[Any, ...]:
 def _tokenizer() -> Any:
     """nnsight wants one, though all prompts are ids."""
     words: Any = Tokenizer(WordLevel({"a": 0, "b": 1}, unk_token="a"))
-    return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="a", eos_token="a", unk_token="a")
+    fast: Any = PreTrainedTokenizerFast
+    return fast(tokenizer_object=words, pad_token="a", eos_token="a", unk_token="a")
 
 
 class Nnsight:
@@ -88,7 +89,7 @@ class NnsightBatched(Nnsight):
                     hidden[row][index] = new[index]
                 site.input = hidden.flatten(0, 1)
                 logits = model.lm_head.output[:, -1].save()
-            found.append(logit_difference(logits).unflatten(0, (len(places), -1)).mean(1))
+            found.append(torch.unflatten(logit_difference(logits), 0, (len(places), -1)).mean(1))
         return torch.cat(found).cpu()
 
 

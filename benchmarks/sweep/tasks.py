@@ -52,7 +52,8 @@ TASKS: Final[Mapping[str, Task]] = {
 def network(shape: str, device: str, dtype: str) -> Any:
     """A random GPT-2; speed does not depend on what its weights are."""
     torch.manual_seed(0)
-    made: Any = GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, **SHAPES[shape]))
+    sizes: dict[str, Any] = {"vocab_size": VOCABULARY, **SHAPES[shape]}
+    made: Any = GPT2LMHeadModel(GPT2Config(**sizes))
     return made.to(device, getattr(torch, dtype)).eval().requires_grad_(False)
 
 

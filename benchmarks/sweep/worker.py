@@ -35,7 +35,7 @@ def measure(who: Any, made: Any, command: dict[str, Any]) -> dict[str, Any]:
     cells = task.cells(made.config.n_layer, made.config.n_head)
     chosen = list(range(len(cells)))
     if not who.whole and command["sample"] < len(cells):
-        chosen = torch.linspace(0, len(cells) - 1, command["sample"]).long().unique().tolist()
+        chosen = sorted(set(torch.linspace(0, len(cells) - 1, command["sample"]).long().tolist()))
     gc.collect()
     if cuda:
         torch.cuda.reset_peak_memory_stats()
@@ -75,4 +75,5 @@ def main(name: str, shape: str, device: str, dtype: str, threads: int) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:5], int(sys.argv[5]))
+    name, shape, device, dtype, threads = sys.argv[1:]
+    main(name, shape, device, dtype, int(threads))

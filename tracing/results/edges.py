@@ -65,7 +65,8 @@ class EdgeScores(TypedResult):
 
         Raises `SpecError` unless `n` is a whole number from 0 up.
         """
-        if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0:
+        given: object = n
+        if isinstance(given, bool) or not isinstance(given, int | np.integer) or given < 0:
             raise SpecError(f"{n!r} is no number of edges.", remedy="Give a whole number from 0 up.")
         places = np.argwhere(self.real & np.isfinite(self.scores))
         found = self.scores[places[:, 0], places[:, 1]]

@@ -185,8 +185,8 @@ _WORDS = {"oneOf": [_TEXT, {"type": "array", "items": _TEXT, "maxItems": MAX_WOR
                 "label": _TEXT,
                 "spans": {
                     "type": "object",
-                    "description": "Named places: a word of the clean prompt, [word, occurrence], a position, or [first "
-                    "position, the one behind the last].",
+                    "description": "Named places: a word of the clean prompt, [word, occurrence], a position, or "
+                    "[first position, the one behind the last].",
                     "additionalProperties": {},
                 },
             },

@@ -104,7 +104,7 @@ class NumbersField(forms.CharField):
         """A list, as a cloned run or a default has it, as text."""
         return ", ".join(str(one) for one in value) if isinstance(value, list | tuple) else value
 
-    def to_python(self, value: Any) -> list[float]:
+    def to_python(self, value: Any) -> Any:
         parts = [part for part in re.split(r"[,;\s]+", str(self.prepare_value(value) or "")) if part]
         return [number for part in parts for number in self._numbers(part)]
 
@@ -185,7 +185,7 @@ def form_field(name: str, prop: Mapping[str, Any]) -> forms.Field:
     if kind == "array" and "enum" in items:
         return forms.MultipleChoiceField(**shared, choices=_choices(items["enum"]), widget=forms.CheckboxSelectMultiple)
     if kind == "array":
-        item = items or next(iter(prop.get("prefixItems", [])), {})
+        item: dict[str, Any] = items or next(iter(prop.get("prefixItems", [])), {})
         shared |= {"help_text": f"{shared['help_text']} {LIST_HELP[item.get('type') == 'integer']}".strip()}
         return NumbersField(**shared, whole=item.get("type") == "integer")
     if "enum" in prop:
