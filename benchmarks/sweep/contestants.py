@@ -156,7 +156,7 @@ class ByHand:
         block = self._network.transformer.h[layer]
         more = (clean["z"][layer] - base["z"][layer])[:, positions].unflatten(-1, (self._heads, -1))
         weight = block.attn.c_proj.weight.unflatten(0, (self._heads, -1))
-        middle = base["mid"][layer][:, positions] + torch.einsum("pthd,hdm->hptm", more, weight)
+        middle: Tensor = base["mid"][layer][:, positions] + torch.einsum("pthd,hdm->hptm", more, weight)
         middle = middle.flatten(0, 1)
         added: Tensor = _linear(block.mlp.act(_linear(block.ln_2(middle), block.mlp.c_fc)), block.mlp.c_proj)
         return middle + added
